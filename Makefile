@@ -1,0 +1,113 @@
+# `make help` lists the targets. Each sets up what it needs, in .tools and .venv; python3, make and bash are enough to begin with.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON := .venv/bin/python
+UV := .tools/uv/bin/uv
+
+# The instruction set of the artifacts, in AWS's words; this machine's own unless said, so that the tests can import them.
+ARCHITECTURE ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x86_64)
+
+# An activated environment or another project's path would lead these commands elsewhere.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PROJECT_ENVIRONMENT
+export SAM_CLI_TELEMETRY := 0
+# cfn-lint wants to know for which region; a deployment takes its own from samconfig.toml.
+export AWS_DEFAULT_REGION ?= eu-west-1
+# A company's proxy is trusted by the machine, and not by uv's own list of authorities.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
+# Without a home to write to, the caches stay in the project.
+ifneq ($(shell test -w "$${HOME:-}" && echo yes),yes)
+export HOME := $(CURDIR)/.tools/home
+$(shell mkdir -p .tools/home)
+endif
+
+.PHONY: help demo run token test test-docker check bench build openapi lock clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [VARIABLE=value ...]"
+	@echo
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r target text; do printf '  %-12s %s\n' "$$target" "$$text"; done
+
+# DATA, JSON, PORT, SUB and SCOPE reach the recipes through the environment, so that the shell keeps their spaces.
+
+demo: .venv/.stamp ## real learners in, certificates out, then exit; DATA=<folder> of another data set, JSON=<file> for the counts
+	@exec $(PYTHON) -m local demo $${DATA:+--data "$$DATA"} $${JSON:+--json "$$JSON"}
+
+run: .venv/.stamp ## the whole service on this computer, at http://127.0.0.1:3000; PORT=<number>
+	@exec $(PYTHON) -m local run $${PORT:+--port "$$PORT"}
+
+token: .venv/.stamp ## print a token for the running service; SUB=<uuid>, SCOPE="<scopes>"
+	@: "$${SUB:?says whose token it is to be: make token SUB=<uuid>}"
+	@exec $(PYTHON) -m local token --sub "$$SUB" $${SCOPE:+--scope "$$SCOPE"}
+
+test: .venv/.stamp build ## every test that needs no Docker, on a real PostgreSQL
+	$(PYTHON) -m pytest --ignore=tests/docker --ignore=tests/bench
+
+test-docker: .venv/.stamp build ## call the built functions in containers, by sam local; needs a Docker engine
+	PATH="$(CURDIR)/.tools/sam/bin:$$PATH" $(PYTHON) -m pytest tests/docker
+
+check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
+	$(UV) lock --check --quiet
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	.venv/bin/pyright --pythonpath $(PYTHON)
+	.venv/bin/lint-imports
+	.venv/bin/squawk migrations/*.sql
+	.tools/sam/bin/sam validate --lint
+	$(PYTHON) -m local.openapi --check
+	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
+
+bench: .venv/.stamp ## the benchmarks, each beside its limit measured in the same run; JSON=<file>
+	@exec $(PYTHON) -m tests.bench $${JSON:+--json "$$JSON"}
+
+# What is built is told by the architecture and by the names of all files, so that one that is gone is noticed too.
+SOURCES := $(shell find functions layers shared migrations -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
+BUILT := .aws-sam/$(ARCHITECTURE)-$(firstword $(shell cksum <<< "$(SOURCES)")).stamp
+
+build: $(BUILT) ## what is deployed, in .aws-sam/build; ARCHITECTURE=arm64|x86_64
+
+openapi: .venv/.stamp ## write the API's description anew
+	$(PYTHON) -m local.openapi
+
+lock: $(UV) ## lock the dependencies anew, and write the requirements of layers and functions from the lock
+	$(UV) lock
+	for group in $(PACKAGED); do $(call export,$${group%%=*}) > "$${group#*=}"; done
+
+clean: ## stop the local service and remove its data and everything built; .venv and .tools stay
+	@if [ -d .local ] && [ -x $(PYTHON) ]; then $(PYTHON) -m local stop; fi
+	rm -rf .local .aws-sam .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+
+# Which group of pyproject.toml is packaged where. No group stands in two places, and no layer holds what another one has.
+PACKAGED := functions=layers/dependencies/requirements.txt documents=layers/documents/requirements.txt \
+	migrate=functions/migrate/requirements.txt
+export = $(UV) export --quiet --frozen --no-header --only-group "$(1)"
+
+$(UV): scripts/get_uv.py
+	@echo "fetching uv into .tools" >&2
+	@python3 scripts/get_uv.py .tools/uv
+	@touch $@
+
+.venv/.stamp: pyproject.toml uv.lock .python-version $(UV)
+	@echo "setting up .venv" >&2
+	@$(UV) sync --frozen --compile-bytecode >&2
+	@touch $@
+
+# The SAM CLI asks for versions of boto3 and others that are not the project's.
+.tools/sam/.stamp: pyproject.toml uv.lock .python-version $(UV)
+	@echo "setting up the SAM CLI in .tools" >&2
+	@UV_PROJECT_ENVIRONMENT=.tools/sam $(UV) sync --frozen --only-group sam >&2
+	@touch $@
+
+# SAM calls the python3.13 that it finds. It packs no compiled files, and Lambda cannot store any, so that each cold start
+# would compile all that it imports.
+$(BUILT): .tools/sam/.stamp template.yaml samconfig.toml $(SOURCES)
+	rm -f .aws-sam/*.stamp
+	PATH="$(CURDIR)/.tools/sam/bin:$$PATH" sam build --parameter-overrides Architecture=$(ARCHITECTURE)
+	.tools/sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .aws-sam/build
+	@touch $@

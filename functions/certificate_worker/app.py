@@ -1,0 +1,41 @@
+"""Issues certificates: the one place where that happens."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from shared import db, messages
+from shared.certificate import rules, store
+from shared.certificate.models import CertificateEvent, EnrollmentCompleted
+from shared.errors import ServiceError
+from shared.observability import count, observed
+
+MODELS = {
+    "enrollment.completed": EnrollmentCompleted,
+    "certificate.revoked": CertificateEvent,
+    "certificate.reinstated": CertificateEvent,
+    "certificate.reissued": CertificateEvent,
+}
+
+
+def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
+    """Issue the certificates of completed enrolments, once each; one whose learner has no name yet waits for `learner.updated`.
+
+    The events on certificates themselves ask for nothing: a certificate's state is in its row.
+    """
+    completed = [item.event.data for item in incoming if isinstance(item.event.data, EnrollmentCompleted)]
+    keys = {(data.user_id, data.course_version_id) for data in completed}
+
+    def write(conn: db.Connection) -> Any:
+        store.lock_learners(conn, {user_id for user_id, _ in keys})
+        db.lock_enrollments(conn, keys)
+        return store.issue(conn, [(*key, rules.new_uid()) for key in keys])
+
+    if keys:
+        count("CertificatesIssued", len(db.run(write).fetchall()))
+    return {}
+
+
+@observed()
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return messages.work("certificate", event, MODELS, take)

@@ -1,0 +1,156 @@
+"""Enrolments over HTTP."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.openapi.params import Body, Query
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from shared import db, http
+from shared.certificate import store as certificates
+from shared.enrollment import rules, store
+from shared.enrollment.models import (
+    CancelBody,
+    EnrollBody,
+    EnrollmentDetail,
+    EnrollmentPage,
+    ReasonBody,
+    RevokeBody,
+    Status,
+)
+from shared.errors import EnrollmentNotFound, Forbidden, NotFound, Unavailable
+from shared.observability import observed
+from shared.parsing import Time
+
+app = http.resolver()
+
+_ENROLLMENT = "/users/<user_id>/enrollments/<course_version_id>"
+_DETAIL = {200: http.answer(EnrollmentDetail)}
+
+
+@app.put(
+    _ENROLLMENT,
+    summary="Enrol, or enrol again",
+    tags=["enrollments"],
+    security=http.LEARNER,
+    responses=_DETAIL | {201: http.answer(EnrollmentDetail, "Newly enrolled")} | http.problems(403, 404, 409, 422),
+)
+def enroll(user_id: http.UserId, course_version_id: UUID, body: Annotated[EnrollBody | None, Body()] = None) -> Response[str]:
+    who = http.caller(app)
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    source = body.source_of_enrollment if body else None
+    if source and not who.is_admin:
+        raise Forbidden("Only an administrator may set source_of_enrollment.")
+    command = rules.Command("requested", str(who.user_id), source_of_enrollment=source)
+    return _carry_out(learner, course_version_id, command, by_learner=not who.is_admin)
+
+
+@app.post(
+    _ENROLLMENT + "/cancel",
+    summary="Leave a course version",
+    tags=["enrollments"],
+    security=http.LEARNER,
+    responses=_DETAIL | http.problems(404, 409, 422),
+)
+def cancel(user_id: http.UserId, course_version_id: UUID, body: Annotated[CancelBody | None, Body()] = None) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    command = rules.Command("cancelled", str(http.caller(app).user_id), reason=body.reason if body else None)
+    return _carry_out(learner, course_version_id, command)
+
+
+@app.post(
+    _ENROLLMENT + "/revoke",
+    summary="Take an enrolment away",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses=_DETAIL | http.problems(403, 404, 422),
+)
+def revoke(user_id: http.UserId, course_version_id: UUID, body: Annotated[RevokeBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    actor = str(http.caller(app).user_id)
+    command = rules.Command("revoked", actor, reason=body.reason, revoke_certificate=body.revoke_certificate)
+    return _carry_out(learner, course_version_id, command)
+
+
+@app.post(
+    _ENROLLMENT + "/reinstate",
+    summary="Give a revoked enrolment back",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses=_DETAIL | http.problems(403, 404, 409, 422),
+)
+def reinstate(user_id: http.UserId, course_version_id: UUID, body: Annotated[ReasonBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    return _carry_out(learner, course_version_id, rules.Command("reinstated", str(http.caller(app).user_id), reason=body.reason))
+
+
+def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *, by_learner: bool = False) -> Response[str]:
+    """Decide on the situation as read, and write if it is still so; each further round means that another one got through."""
+    key = (learner, course_version_id)
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        db.lock_enrollments(conn, [key])
+        written = store.write(conn, [plan] if plan else [])
+        if plan and plan.revoke_certificate:
+            certificates.revoke(conn, reason=command.reason or "", actor=command.actor, of_revoked=key)
+        if plan and plan.changes and plan.before.status:
+            db.complete_enrollments(conn, [key])
+            certificates.request_missing(conn, [learner])
+        return written, store.detail(conn, *key)
+
+    for _ in range(10):
+        situation = db.run(lambda conn: store.situations(conn, [key])).fetchall()[0]
+        if by_learner and situation.course_version_is_known and not situation.self_enrollment:
+            raise Forbidden("Learners cannot enrol themselves in this course version.")
+        plan, refused = rules.plan(situation, [(0, command)])
+        if refused:
+            raise refused[0]
+        written, detail = db.run(write)
+        if not plan or written.fetchall():
+            created = plan is not None and plan.before.status is None
+            return http.reply(detail.fetchall()[0].model(), 201 if created else 200)
+    raise Unavailable
+
+
+@app.get(
+    _ENROLLMENT,
+    summary="One enrolment with its progress and certificate",
+    tags=["enrollments"],
+    security=http.LEARNER,
+    responses=_DETAIL | http.problems(404, 422),
+)
+def read(user_id: http.UserId, course_version_id: UUID) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    row = db.run(lambda conn: store.detail(conn, learner, course_version_id)).fetchone()
+    if row is None:
+        raise EnrollmentNotFound
+    return http.reply(row.model())
+
+
+@app.get(
+    "/users/<user_id>/enrollments",
+    summary="A learner's enrolments, oldest first",
+    tags=["enrollments"],
+    security=http.LEARNER,
+    responses={200: http.answer(EnrollmentPage)} | http.problems(404, 422),
+)
+def list_of_learner(
+    user_id: http.UserId,
+    status: Annotated[Status | None, Query()] = None,
+    limit: http.Limit = 50,
+    cursor: http.Cursor = None,
+) -> Response[str]:
+    learner = http.learner(app, user_id, NotFound)
+    where = f"enrollments {learner} {status}"
+    after = http.decode_cursor(cursor, where, Time, UUID)
+    rows = db.run(lambda conn: store.of_learner(conn, learner, status, after, limit + 1)).fetchall()
+    more = (
+        http.encode_cursor(where, rows[limit - 1].enrolled_at, rows[limit - 1].course_version_id) if len(rows) > limit else None
+    )
+    return http.reply(EnrollmentPage(items=rows[:limit], next_cursor=more))
+
+
+@observed("requestContext.requestId")
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return app.resolve(event, context)

@@ -1,0 +1,115 @@
+"""Lesson progress over HTTP."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.openapi.params import Body
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import ValidationError
+
+from shared import db, http
+from shared.enrollment import store as enrollments
+from shared.errors import EnrollmentNotFound, flaws
+from shared.observability import observed
+from shared.parsing import taken_as
+from shared.progress import store
+from shared.progress.models import CourseProgress, LessonProgress, ReportBody, SyncBody, SyncItem, SyncReply, SyncResult
+
+app = http.resolver()
+
+_ENROLLMENT = "/users/<user_id>/enrollments/<course_version_id>"
+
+
+@app.put(
+    _ENROLLMENT + "/lessons/<lesson_id>/progress",
+    summary="Report how far the learner got in a lesson",
+    tags=["progress"],
+    security=http.LEARNER,
+    responses={200: http.answer(LessonProgress)} | http.problems(404, 409, 422),
+)
+def report(user_id: http.UserId, course_version_id: UUID, lesson_id: UUID, body: Annotated[ReportBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    now = datetime.now(UTC)
+    reports = [store.Report(learner, course_version_id, lesson_id, body.percentage, taken_as(body.occurred_at or now, now))]
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        outcomes = store.record(conn, reports)
+        return outcomes, store.of_lesson(conn, learner, course_version_id, lesson_id)
+
+    outcomes, lesson = db.run(write)
+    for outcome in outcomes.fetchall():
+        if outcome.outcome != "unchanged":
+            raise store.REFUSED[outcome.outcome]
+    return http.reply(lesson.fetchall()[0])
+
+
+@app.post(
+    _ENROLLMENT + "/progress",
+    summary="Hand in reports gathered offline",
+    tags=["progress"],
+    security=http.LEARNER,
+    responses={200: http.answer(SyncReply)} | http.problems(404, 422),
+)
+def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    now = datetime.now(UTC)
+    results: list[SyncResult] = []
+    reports: list[store.Report] = []
+    places: list[int] = []
+    for index, raw in enumerate(body.lessons):
+        lesson_id = raw.get("lesson_id")
+        result = SyncResult(index=index, lesson_id=lesson_id if isinstance(lesson_id, str) else None, result="applied")
+        results.append(result)
+        try:
+            item = SyncItem.model_validate(raw)
+        except ValidationError as error:
+            result.result, result.detail = "refused", "; ".join(f"{f.pointer}: {f.detail}" for f in flaws(error))
+            continue
+        places.append(index)
+        reports.append(
+            store.Report(learner, course_version_id, item.lesson_id, item.percentage, taken_as(item.occurred_at or now, now))
+        )
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        return store.record(conn, reports), enrollments.detail(conn, learner, course_version_id)
+
+    outcomes, detail = db.run(write)
+    enrollment = detail.fetchone()
+    if enrollment is None:
+        raise EnrollmentNotFound
+    for outcome in outcomes.fetchall():
+        result = results[places[outcome.n]]
+        if outcome.outcome == "unchanged":
+            result.result = "unchanged"
+        else:
+            result.result, result.detail = "refused", store.REFUSED[outcome.outcome]().detail
+    return http.reply(SyncReply(results=results, enrollment=enrollment.model()))
+
+
+@app.get(
+    _ENROLLMENT + "/progress",
+    summary="Course figures, every lesson, every quiz",
+    tags=["progress"],
+    security=http.LEARNER,
+    responses={200: http.answer(CourseProgress)} | http.problems(404, 422),
+)
+def read(user_id: http.UserId, course_version_id: UUID) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    detail, lessons, quizzes = db.run(
+        lambda conn: (
+            enrollments.detail(conn, learner, course_version_id),
+            store.lessons(conn, learner, course_version_id),
+            store.quizzes(conn, learner, course_version_id),
+        )
+    )
+    enrollment = detail.fetchone()
+    if enrollment is None:
+        raise EnrollmentNotFound
+    return http.reply(CourseProgress(enrollment=enrollment.model(), lessons=lessons.fetchall(), quizzes=quizzes.fetchall()))
+
+
+@observed("requestContext.requestId")
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return app.resolve(event, context)

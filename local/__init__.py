@@ -1,0 +1,1 @@
+"""The service on one computer: no Docker engine, no AWS account, no database server."""

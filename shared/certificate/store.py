@@ -1,0 +1,269 @@
+"""The SQL of certificates."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.rows import class_row
+
+from shared import settings
+from shared.certificate.models import Certificate, CertificateStatus, OwnCertificate
+from shared.db import Connection, columns
+
+
+def lock_learners(conn: Connection, user_ids: Collection[UUID]) -> None:
+    """Make sure of a row for each of these learners, and wait for whoever is just writing one.
+
+    So either a certificate's issuance sees the learner's name, or the message with the name, handled after it, sees the
+    completed enrolment that waits for it. Without that the two could miss each other.
+    """
+    conn.execute(
+        """
+        INSERT INTO learners AS l (user_id) SELECT u.user_id FROM unnest(%b::uuid[]) AS u (user_id) ORDER BY u.user_id
+        ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id WHERE FALSE
+        """,
+        [sorted(user_ids)],
+    )
+
+
+def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cursor[tuple[UUID, UUID]]:
+    """Issue certificates, each with the uid drawn for it, where they are due and there is none yet; gives those issued.
+
+    Due: the enrolment is completed, its course version gives certificates, and the learner's name is known. Lock the
+    learners and the enrolments before.
+    """
+    return conn.execute(
+        """
+        WITH issued AS (
+            INSERT INTO certificates AS c (user_id, course_version_id, certificate_uid, expires_at, metadata)
+            SELECT e.user_id, e.course_version_id, i.certificate_uid, now() + make_interval(days => v.certificate_valid_for_days),
+                jsonb_build_object(
+                    'learner_name', l.name, 'locale', l.locale, 'course_title', v.title, 'version', v.version,
+                    'issuer_name', v.issuer_name, 'completed_at', e.completed_at, 'score', (
+                        SELECT avg(best.score) FROM (
+                            SELECT max(a.score) AS score FROM course_version_quizzes q
+                            LEFT JOIN quiz_attempts a ON a.user_id = e.user_id AND a.quiz_id = q.quiz_id
+                                AND a.enrolled_course_version_id = e.course_version_id
+                            WHERE q.course_version_id = e.course_version_id AND q.required
+                            GROUP BY q.quiz_id
+                        ) best
+                    )
+                )
+            FROM unnest(%b::uuid[], %b::uuid[], %b::text[]) AS i (user_id, course_version_id, certificate_uid)
+            JOIN enrollments e ON e.user_id = i.user_id AND e.course_version_id = i.course_version_id AND e.status = 'completed'
+            JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
+            JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
+            ORDER BY e.user_id, e.course_version_id
+            ON CONFLICT (user_id, course_version_id) DO NOTHING
+            RETURNING c.user_id, c.course_version_id, c.certificate_uid, c.issued_at
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + 1
+            FROM issued c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.user_id, e.course_version_id, e.status, e.sequence
+        ), told AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', 'certificate.issued', c.issued_at, jsonb_build_object(
+                'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
+                'status', 'valid', 'sequence', n.sequence
+            )
+            FROM issued c JOIN counted n ON n.user_id = c.user_id AND n.course_version_id = c.course_version_id
+        )
+        SELECT user_id, course_version_id FROM issued
+        """,
+        columns(enrollments, 3),
+        binary=True,
+    )
+
+
+def request_missing(conn: Connection, user_ids: Collection[UUID]) -> None:
+    """Ask for the certificates that completed enrolments of these learners lack: straight to the certificate queue."""
+    conn.execute(
+        """
+        INSERT INTO outbox (destination, queue, type, occurred_at, data)
+        SELECT 'queue', 'certificate', 'enrollment.completed', e.completed_at, jsonb_build_object(
+            'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed', 'completed_at', e.completed_at,
+            'sequence', e.sequence
+        )
+        FROM enrollments e
+        JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
+        JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
+        WHERE e.user_id = ANY(%b::uuid[]) AND e.status = 'completed' AND NOT EXISTS (
+            SELECT FROM certificates c WHERE c.user_id = e.user_id AND c.course_version_id = e.course_version_id
+        )
+        """,
+        [list(user_ids)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """A row of the certificates' table with its status by the database's clock."""
+
+    id: UUID
+    user_id: UUID
+    course_version_id: UUID
+    certificate_uid: str
+    status: CertificateStatus
+    issued_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    revocation_reason: str | None
+    metadata: dict[str, Any]
+
+    def public(self) -> Certificate:
+        return Certificate.model_validate(self._values())
+
+    def own(self) -> OwnCertificate:
+        return OwnCertificate.model_validate(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return self.metadata | values | {"url": f"{settings.public_base_url()}/certificates/{self.certificate_uid}"}
+
+
+def by_uid(conn: Connection, certificate_uid: str) -> Cursor[_Certificate]:
+    """The certificate with this uid."""
+    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+        """
+        SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
+            CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
+        FROM certificates WHERE certificate_uid = %s
+        """,
+        [certificate_uid],
+    )
+
+
+def of_enrollment(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[_Certificate]:
+    """The certificate of an enrolment."""
+    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+        """
+        SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
+            CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
+        FROM certificates WHERE user_id = %b AND course_version_id = %b
+        """,
+        [user_id, course_version_id],
+    )
+
+
+def of_learner(conn: Connection, user_id: UUID, after: tuple[datetime, UUID] | None, limit: int) -> Cursor[_Certificate]:
+    """A learner's certificates in the order in which they were issued, from behind the key `after`."""
+    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+        """
+        SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
+            CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
+        FROM certificates
+        WHERE user_id = %(user_id)b AND (%(at)b::timestamptz IS NULL OR (issued_at, id) > (%(at)b::timestamptz, %(id)b::uuid))
+        ORDER BY issued_at, id LIMIT %(limit)s
+        """,
+        {"user_id": user_id, "at": after and after[0], "id": after and after[1], "limit": limit},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """One thing that a certificate needs; `fulfilled_at` None: it is still missing."""
+
+    kind: str
+    id: UUID | None
+    title: str
+    fulfilled_at: datetime | None
+
+
+def requirements(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[Needed]:
+    """What a certificate needs of an enrolment, in the order of the course; the first row is the enrolment itself.
+
+    No row: there is no such enrolment.
+    """
+    return conn.cursor(row_factory=class_row(Needed)).execute(
+        """
+        SELECT kind, id, title, fulfilled_at FROM (
+            SELECT 0 AS rank, 0 AS position, e.status AS kind, NULL::uuid AS id, v.title, e.completed_at AS fulfilled_at
+            FROM enrollments e JOIN course_versions v ON v.course_version_id = e.course_version_id
+            WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b
+            UNION ALL
+            SELECT CASE i.kind WHEN 'lesson' THEN 1 ELSE 2 END, i.position, i.kind, i.id, i.title, i.fulfilled_at
+            FROM enrollment_items i
+            WHERE i.user_id = %(user_id)b AND i.course_version_id = %(course_version_id)b AND i.required
+            UNION ALL
+            SELECT 3, 0, CASE WHEN v.certificate_enabled THEN 'learner_name' ELSE 'disabled' END, NULL, '',
+                CASE WHEN l.name IS NOT NULL THEN now() END
+            FROM enrollments e
+            JOIN course_versions v ON v.course_version_id = e.course_version_id
+            LEFT JOIN learners l ON l.user_id = e.user_id
+            WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b
+        ) needed
+        ORDER BY rank, position
+        """,
+        {"user_id": user_id, "course_version_id": course_version_id},
+    )
+
+
+def revoke(
+    conn: Connection,
+    *,
+    reason: str,
+    actor: str,
+    certificate_uid: str | None = None,
+    of_revoked: tuple[UUID, UUID] | None = None,
+) -> None:
+    """Revoke a certificate, named by its uid or by its enrolment if that is revoked, and publish it.
+
+    One that is revoked already keeps its first reason.
+    """
+    conn.execute(
+        """
+        WITH revoked AS (
+            UPDATE certificates c SET revoked_at = now(), revocation_reason = %(reason)s, revoked_by = %(actor)s
+            FROM enrollments e
+            WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id AND c.revoked_at IS NULL AND (
+                c.certificate_uid = %(uid)s OR c.user_id = %(user_id)b::uuid AND c.course_version_id = %(course_version_id)b::uuid
+                AND e.status = 'revoked_by_admin'
+            )
+            RETURNING c.user_id, c.course_version_id, c.certificate_uid, c.revoked_at, c.revocation_reason
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + 1
+            FROM revoked c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.sequence
+        )
+        INSERT INTO outbox (destination, type, occurred_at, data)
+        SELECT 'bus', 'certificate.revoked', c.revoked_at, jsonb_build_object(
+            'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
+            'status', 'revoked', 'reason', c.revocation_reason, 'sequence', n.sequence
+        )
+        FROM revoked c CROSS JOIN counted n
+        """,
+        {
+            "reason": reason,
+            "actor": actor,
+            "uid": certificate_uid,
+            "user_id": of_revoked and of_revoked[0],
+            "course_version_id": of_revoked and of_revoked[1],
+        },
+    )
+
+
+def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
+    """Make a revoked certificate valid again and publish it; one that is not revoked stays as it is."""
+    conn.execute(
+        """
+        WITH reinstated AS (
+            UPDATE certificates SET revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL
+            WHERE certificate_uid = %(uid)s AND revoked_at IS NOT NULL
+            RETURNING user_id, course_version_id, certificate_uid
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + 1
+            FROM reinstated c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.sequence
+        )
+        INSERT INTO outbox (destination, type, occurred_at, data)
+        SELECT 'bus', 'certificate.reinstated', now(), jsonb_build_object(
+            'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
+            'status', 'valid', 'reason', %(reason)s::text, 'sequence', n.sequence
+        )
+        FROM reinstated c CROSS JOIN counted n
+        """,
+        {"uid": certificate_uid, "reason": reason},
+    )

@@ -1,0 +1,94 @@
+"""Enrolments as they cross a boundary."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, StrictBool, StringConstraints
+
+from shared.parsing import Reason, Text, Time
+
+Status = Literal["active", "completed", "cancelled_by_user", "revoked_by_admin"]
+Source = Annotated[Text, StringConstraints(min_length=1, max_length=100)]
+
+
+class Progress(BaseModel):
+    """How far a learner is in a course version. `lessons_*` and `quizzes_*` count all items, required or not."""
+
+    progress_percentage: float | None
+    """Required items fulfilled, of all required items, 0-100, unrounded; null when nothing is required."""
+    lessons_completed: int
+    lessons_total: int
+    quizzes_passed: int
+    quizzes_total: int
+
+
+class Enrollment(BaseModel):
+    """A learner's enrolment in one course version."""
+
+    user_id: UUID
+    course_version_id: UUID
+    status: Status
+    enrolled_at: Time
+    completed_at: Time | None
+    source_of_enrollment: str | None
+    status_changed_at: Time
+    status_reason: str | None
+
+
+class EnrollmentDetail(Enrollment):
+    """An enrolment with its progress and its certificate."""
+
+    progress: Progress
+    certificate_uid: str | None
+    certificate_status: Literal["valid", "expired", "revoked"] | None
+
+
+class EnrollmentPage(BaseModel):
+    """A page of enrolments; `next_cursor` leads to the next one."""
+
+    items: list[Enrollment]
+    next_cursor: str | None
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class EnrollBody(_Body):
+    """What an administrator may say about an enrolment."""
+
+    source_of_enrollment: Source | None = None
+
+
+class CancelBody(_Body):
+    """Why the learner leaves, if they say."""
+
+    reason: Reason | None = None
+
+
+class ReasonBody(_Body):
+    """Why an administrator does it."""
+
+    reason: Reason
+
+
+class RevokeBody(ReasonBody):
+    """Why an administrator revokes the enrolment, and whether its certificate goes with it."""
+
+    revoke_certificate: StrictBool = False
+
+
+class EnrollmentRequested(BaseModel):
+    """Data of `enrollment.requested`."""
+
+    user_id: UUID
+    course_version_id: UUID
+    source_of_enrollment: Source | None = None
+
+
+class EnrollmentCommand(BaseModel):
+    """Data of `enrollment.cancelled`, `enrollment.revoked` and `enrollment.reinstated`."""
+
+    user_id: UUID
+    course_version_id: UUID
+    reason: Reason | None = None

@@ -1,0 +1,168 @@
+"""What a command does to an enrolment: the table of states, and the order of commands by their own time."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from shared.errors import (
+    AlreadyCompleted,
+    AlreadyRevoked,
+    Conflict,
+    CourseVersionNotFound,
+    EnrollmentNotFound,
+    Flaw,
+    FutureCommand,
+    NotRevoked,
+    ServiceError,
+)
+from shared.parsing import CLOCK_SKEW
+
+Status = Literal["active", "completed", "cancelled_by_user", "revoked_by_admin"]
+CommandKind = Literal["requested", "cancelled", "reinstated", "revoked"]
+
+#: Commands of one enrolment that carry the same time count in this order, the last one wins.
+RANK: dict[str, int] = {"requested": 0, "cancelled": 1, "reinstated": 2, "revoked": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What someone wants of an enrolment. `actor` is who: the caller's id over HTTP, the event's source on a queue."""
+
+    kind: CommandKind
+    actor: str
+    #: When it was given; None: now, by the database's clock.
+    time: datetime | None = None
+    reason: str | None = None
+    source_of_enrollment: str | None = None
+    revoke_certificate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a command is decided on. Where there is no enrolment, its fields are None."""
+
+    user_id: UUID
+    course_version_id: UUID
+    course_version_is_known: bool
+    self_enrollment: bool
+    status: Status | None
+    is_completed: bool
+    #: The time and the kind of the latest command that was taken.
+    commanded_at: datetime | None
+    command: CommandKind | None
+    #: The database's clock.
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of status, and the type of the event that tells of it."""
+
+    event: str
+    from_status: Status | None
+    to_status: Status
+    occurred_at: datetime
+    actor: str
+    reason: str | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be written for one enrolment: from which situation to which, by which changes."""
+
+    before: Situation
+    after: Situation
+    changes: list[Change] = field(default_factory=list[Change])
+    source_of_enrollment: str | None = None
+    revoke_certificate: bool = False
+
+    @property
+    def key(self) -> tuple[UUID, UUID]:
+        """The enrolment's key: user_id, course_version_id."""
+        return self.before.user_id, self.before.course_version_id
+
+
+#: (status, command) → the status it leads to and the event that tells of it, or the error. Where a command leads to the
+#: status that it finds, nothing changes, but it counts as taken: an older one that arrives later changes nothing.
+TABLE: dict[tuple[Status | None, CommandKind], tuple[Status, str] | type[ServiceError]] = {
+    (None, "requested"): ("active", "enrollment.created"),
+    (None, "cancelled"): EnrollmentNotFound,
+    (None, "revoked"): EnrollmentNotFound,
+    (None, "reinstated"): EnrollmentNotFound,
+    ("active", "requested"): ("active", ""),
+    ("active", "cancelled"): ("cancelled_by_user", "enrollment.cancelled"),
+    ("active", "revoked"): ("revoked_by_admin", "enrollment.revoked"),
+    ("active", "reinstated"): NotRevoked,
+    ("cancelled_by_user", "requested"): ("active", "enrollment.reactivated"),
+    ("cancelled_by_user", "cancelled"): ("cancelled_by_user", ""),
+    ("cancelled_by_user", "revoked"): ("revoked_by_admin", "enrollment.revoked"),
+    ("cancelled_by_user", "reinstated"): NotRevoked,
+    ("completed", "requested"): ("completed", ""),
+    ("completed", "cancelled"): AlreadyCompleted,
+    ("completed", "revoked"): ("revoked_by_admin", "enrollment.revoked"),
+    ("completed", "reinstated"): NotRevoked,
+    ("revoked_by_admin", "requested"): AlreadyRevoked,
+    ("revoked_by_admin", "cancelled"): AlreadyRevoked,
+    ("revoked_by_admin", "revoked"): ("revoked_by_admin", ""),
+    # Completed instead, if it had been completed before.
+    ("revoked_by_admin", "reinstated"): ("active", "enrollment.reinstated"),
+}
+
+
+def decide(situation: Situation, command: Command) -> tuple[Situation, Change | None]:
+    """What becomes of an enrolment by a command, and the change to be told of, if there is one.
+
+    Raises
+    ------
+    CourseVersionNotFound, EnrollmentNotFound, AlreadyCompleted, AlreadyRevoked, NotRevoked
+        The table does not allow the command in this status.
+    FutureCommand
+        The command is dated more than five minutes ahead.
+    """
+    time = command.time or situation.now
+    if time > situation.now + CLOCK_SKEW:
+        raise FutureCommand(Flaw("#/time", "expected a time that is at most five minutes ahead"))
+    if situation.commanded_at and situation.command:
+        if (time, RANK[command.kind]) < (situation.commanded_at, RANK[situation.command]):
+            return situation, None
+    elif command.kind == "requested" and not situation.course_version_is_known:
+        raise CourseVersionNotFound
+    outcome = TABLE[situation.status, command.kind]
+    if isinstance(outcome, type):
+        raise outcome
+    status, event = outcome
+    taken = replace(situation, commanded_at=time, command=command.kind)
+    if status == situation.status:
+        return taken, None
+    if command.kind == "reinstated" and situation.is_completed:
+        status = "completed"
+    return replace(taken, status=status), Change(event, situation.status, status, time, command.actor, command.reason)
+
+
+def plan(situation: Situation, commands: list[tuple[int, Command]]) -> tuple[Plan | None, dict[int, ServiceError]]:
+    """Fold numbered commands on one enrolment in the order of their times: what is to be written, and what is refused."""
+    refused: dict[int, ServiceError] = {}
+    plan = Plan(situation, situation)
+    for n, command in sorted(commands, key=lambda c: (c[1].time or situation.now, RANK[c[1].kind])):
+        try:
+            after, change = decide(plan.after, command)
+        except ServiceError as error:
+            refused[n] = error
+            continue
+        if after is plan.after:
+            continue
+        plan.after = after
+        plan.revoke_certificate |= command.revoke_certificate
+        if change:
+            plan.changes.append(change)
+            plan.source_of_enrollment = command.source_of_enrollment or plan.source_of_enrollment
+    return (plan if plan.after is not situation else None), refused
+
+
+def is_harmless_on_a_queue(command: Command, error: ServiceError) -> bool:
+    """Whether a refusal that a caller must hear of is no reason for a dead letter.
+
+    A learner's cancellation that arrives after completion or revocation is simply without effect.
+    """
+    return command.kind == "cancelled" and isinstance(error, Conflict)

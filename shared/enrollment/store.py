@@ -1,0 +1,196 @@
+"""The SQL of enrolments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.rows import class_row
+
+from shared.db import Connection, columns
+from shared.enrollment.models import Enrollment, EnrollmentDetail, Progress, Status
+from shared.enrollment.rules import Plan, Situation
+
+
+def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Situation]:
+    """What commands on these enrolments are decided on, in the order given."""
+    return conn.cursor(row_factory=class_row(Situation)).execute(
+        """
+        SELECT k.user_id, k.course_version_id, v.course_version_id IS NOT NULL AS course_version_is_known,
+            coalesce(v.self_enrollment, FALSE) AS self_enrollment, e.status, e.completed_at IS NOT NULL AS is_completed,
+            e.commanded_at, e.command, clock_timestamp() AS now
+        FROM unnest(%b::uuid[], %b::uuid[]) WITH ORDINALITY AS k (user_id, course_version_id, n)
+        LEFT JOIN course_versions v ON v.course_version_id = k.course_version_id
+        LEFT JOIN enrollments e ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
+        ORDER BY k.n
+        """,
+        columns(keys, 2),
+        binary=True,
+    )
+
+
+def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
+    """Carry out plans whose situation is still as it was read, with history and events; the rest is left to be read again.
+
+    Gives the keys of the enrolments that were written. They should have been locked before.
+    """
+    enrollments = [
+        (
+            p.before.user_id,
+            p.before.course_version_id,
+            p.before.status,
+            p.before.commanded_at,
+            p.before.command,
+            p.after.status,
+            p.after.commanded_at,
+            p.after.command,
+            p.changes[-1].occurred_at if p.changes else None,
+            p.changes[-1].actor if p.changes else None,
+            p.changes[-1].reason if p.changes else None,
+            p.changes[0].occurred_at if p.changes else None,
+            p.source_of_enrollment,
+            len(p.changes),
+        )
+        for p in plans
+    ]
+    changes = [
+        (p.before.user_id, p.before.course_version_id, n, c.event, c.from_status, c.to_status, c.occurred_at, c.actor, c.reason)
+        for p in plans
+        for n, c in enumerate(p.changes, 1)
+    ]
+    return conn.execute(
+        """
+        WITH i AS (
+            SELECT * FROM unnest(
+                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[],
+                %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::int[]
+            ) AS i (
+                user_id, course_version_id, seen_status, seen_commanded_at, seen_command, status, commanded_at, command,
+                status_changed_at, actor, reason, enrolled_at, source_of_enrollment, changes
+            )
+            ORDER BY user_id, course_version_id
+        ), changed AS (
+            UPDATE enrollments e
+            SET status = i.status, commanded_at = i.commanded_at, command = i.command,
+                status_changed_at = coalesce(i.status_changed_at, e.status_changed_at),
+                status_actor = CASE WHEN i.changes > 0 THEN i.actor ELSE e.status_actor END,
+                status_reason = CASE WHEN i.changes > 0 THEN i.reason ELSE e.status_reason END,
+                source_of_enrollment = coalesce(i.source_of_enrollment, e.source_of_enrollment),
+                sequence = e.sequence + i.changes
+            FROM i
+            WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
+                AND e.status = i.seen_status AND e.commanded_at = i.seen_commanded_at AND e.command = i.seen_command
+            RETURNING e.user_id, e.course_version_id, e.sequence
+        ), created AS (
+            INSERT INTO enrollments (
+                user_id, course_version_id, enrolled_at, status, source_of_enrollment, status_changed_at, status_actor,
+                status_reason, commanded_at, command, sequence
+            )
+            SELECT i.user_id, i.course_version_id, i.enrolled_at, i.status, i.source_of_enrollment, i.status_changed_at, i.actor,
+                i.reason, i.commanded_at, i.command, i.changes
+            FROM i WHERE i.seen_status IS NULL
+            ORDER BY i.user_id, i.course_version_id
+            ON CONFLICT DO NOTHING
+            RETURNING user_id, course_version_id, sequence
+        ), written AS (
+            SELECT i.user_id, i.course_version_id, w.sequence - i.changes AS sequence
+            FROM (SELECT * FROM changed UNION ALL SELECT * FROM created) w
+            JOIN i ON i.user_id = w.user_id AND i.course_version_id = w.course_version_id
+        ), told AS (
+            SELECT c.*, w.sequence + c.n AS sequence
+            FROM unnest(
+                %b::uuid[], %b::uuid[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[]
+            ) AS c (user_id, course_version_id, n, event, from_status, to_status, occurred_at, actor, reason)
+            JOIN written w ON w.user_id = c.user_id AND w.course_version_id = c.course_version_id
+        ), history AS (
+            INSERT INTO enrollment_history (
+                user_id, course_version_id, from_status, to_status, occurred_at, actor, reason, sequence
+            )
+            SELECT user_id, course_version_id, from_status, to_status, occurred_at, actor, reason, sequence FROM told
+        ), events AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', event, occurred_at, jsonb_strip_nulls(jsonb_build_object(
+                'user_id', user_id, 'course_version_id', course_version_id, 'status', to_status, 'reason', reason, 'sequence',
+                sequence
+            ))
+            FROM told
+        )
+        SELECT user_id, course_version_id FROM written
+        """,
+        [*columns(enrollments, 14), *columns(changes, 9)],
+        binary=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    """A row of `detail`, flat as the database gives it."""
+
+    user_id: UUID
+    course_version_id: UUID
+    status: Status
+    enrolled_at: datetime
+    completed_at: datetime | None
+    source_of_enrollment: str | None
+    status_changed_at: datetime
+    status_reason: str | None
+    progress_percentage: float | None
+    lessons_completed: int
+    lessons_total: int
+    quizzes_passed: int
+    quizzes_total: int
+    certificate_uid: str | None
+    certificate_status: Literal["valid", "expired", "revoked"] | None
+
+    def model(self) -> EnrollmentDetail:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return EnrollmentDetail(progress=Progress(**{name: values.pop(name) for name in Progress.model_fields}), **values)
+
+
+def detail(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[_Detail]:
+    """An enrolment with its progress and its certificate, if there is such an enrolment."""
+    return conn.cursor(row_factory=class_row(_Detail)).execute(
+        """
+        SELECT e.user_id, e.course_version_id, e.status, e.enrolled_at, e.completed_at, e.source_of_enrollment,
+        e.status_changed_at,
+            e.status_reason, i.progress_percentage, i.lessons_completed, i.lessons_total, i.quizzes_passed, i.quizzes_total,
+            c.certificate_uid,
+            CASE WHEN c.revoked_at IS NOT NULL THEN 'revoked' WHEN c.expires_at <= now() THEN 'expired'
+                WHEN c.id IS NOT NULL THEN 'valid' END AS certificate_status
+        FROM enrollments e
+        CROSS JOIN LATERAL (
+            SELECT 100.0::float8 * count(fulfilled_at) FILTER (WHERE required) / nullif(count(*) FILTER (WHERE required), 0)
+                    AS progress_percentage,
+                count(fulfilled_at) FILTER (WHERE kind = 'lesson') AS lessons_completed,
+                count(*) FILTER (WHERE kind = 'lesson') AS lessons_total,
+                count(fulfilled_at) FILTER (WHERE kind = 'quiz') AS quizzes_passed,
+                count(*) FILTER (WHERE kind = 'quiz') AS quizzes_total
+            FROM enrollment_items
+            WHERE user_id = e.user_id AND course_version_id = e.course_version_id
+        ) i
+        LEFT JOIN certificates c ON c.user_id = e.user_id AND c.course_version_id = e.course_version_id
+        WHERE e.user_id = %b AND e.course_version_id = %b
+        """,
+        [user_id, course_version_id],
+        binary=True,
+    )
+
+
+def of_learner(
+    conn: Connection, user_id: UUID, status: Status | None, after: tuple[datetime, UUID] | None, limit: int
+) -> Cursor[Enrollment]:
+    """A learner's enrolments in the order in which they were made, from behind the key `after`."""
+    return conn.cursor(row_factory=class_row(Enrollment)).execute(
+        """
+        SELECT user_id, course_version_id, status, enrolled_at, completed_at, source_of_enrollment, status_changed_at,
+        status_reason
+        FROM enrollments
+        WHERE user_id = %(user_id)b AND (%(status)s::text IS NULL OR status = %(status)s)
+            AND (%(at)b::timestamptz IS NULL OR (enrolled_at, course_version_id) > (%(at)b::timestamptz, %(id)b::uuid))
+        ORDER BY enrolled_at, course_version_id LIMIT %(limit)s
+        """,
+        {"user_id": user_id, "status": status, "at": after and after[0], "id": after and after[1], "limit": limit},
+        binary=True,
+    )

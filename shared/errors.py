@@ -1,0 +1,227 @@
+"""Every error that a caller may see, as one tree.
+
+ServiceError
+  x Malformed 400
+  x Forbidden 403
+  x NotFound 404            CourseVersionNotFound · EnrollmentNotFound · LessonNotFound · QuizNotFound · AttemptNotFound
+                            CertificateNotFound · MistypedCertificateUid · PathNotFound
+  x Conflict 409            AlreadyCompleted · AlreadyRevoked · EnrollmentInactive · EnrollmentRevoked · NotRevoked
+                            NoAttemptsLeft · RetryTooSoon · AttemptClosed · AttemptIdTaken · CourseVersionChanged
+  x UnsupportedMediaType 415
+  x Invalid 422             FutureCommand
+  x Unavailable 503
+
+Over HTTP an error is a problem document (RFC 9457); on a queue it is the `code` and `reason` of a dead letter.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import ValidationError
+
+
+class Flaw(NamedTuple):
+    """One thing wrong with an input: where (a JSON pointer as URI fragment, or `query/…`, `path/…`) and what was expected."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """The request cannot be carried out."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The request cannot be carried out"
+    #: Whether time may cure it, so that a queue tries the event again before it gives up.
+    may_be_cured: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        super().__init__(self.detail)
+
+    @classmethod
+    def code(cls) -> str:
+        """The error's name for programs, in snake_case."""
+        return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
+
+
+class Malformed(ServiceError):
+    """The body is no JSON."""
+
+    status = 400
+    title = "Malformed request"
+
+
+class Forbidden(ServiceError):
+    """The token lacks the scope that this needs."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+    status = 404
+    title = "Not found"
+
+
+class PathNotFound(NotFound):
+    """There is nothing at this path."""
+
+
+class CourseVersionNotFound(NotFound):
+    """The course version is not known."""
+
+    may_be_cured = True
+
+
+class EnrollmentNotFound(NotFound):
+    """There is no enrolment of this learner in this course version."""
+
+    may_be_cured = True
+
+
+class LessonNotFound(NotFound):
+    """The course version has no such lesson."""
+
+
+class QuizNotFound(NotFound):
+    """The course version has no such quiz."""
+
+
+class AttemptNotFound(NotFound):
+    """There is no such quiz attempt."""
+
+
+class CertificateNotFound(NotFound):
+    """There is no certificate with this uid."""
+
+
+class MistypedCertificateUid(NotFound):
+    """The check character does not fit: the certificate uid was mistyped."""
+
+    title = "Mistyped certificate uid"
+
+
+class Conflict(ServiceError):
+    """The present state does not allow it."""
+
+    status = 409
+    title = "Conflict"
+
+
+class AlreadyCompleted(Conflict):
+    """The enrolment is completed and can no longer be cancelled."""
+
+
+class AlreadyRevoked(Conflict):
+    """The enrolment was revoked by an administrator; only an administrator can reinstate it."""
+
+
+class NotRevoked(Conflict):
+    """The enrolment is not revoked, so there is nothing to reinstate."""
+
+
+class EnrollmentInactive(Conflict):
+    """The enrolment was cancelled or revoked before that time."""
+
+
+class NoAttemptsLeft(Conflict):
+    """All allowed attempts at this quiz are used."""
+
+
+class RetryTooSoon(Conflict):
+    """The delay between two attempts at this quiz has not passed."""
+
+
+class AttemptClosed(Conflict):
+    """The attempt is graded already, with other answers."""
+
+
+class AttemptIdTaken(Conflict):
+    """An attempt with this id exists, with other answers or of another learner."""
+
+
+class CourseVersionChanged(Conflict):
+    """A course version is immutable: another body was published under this id before."""
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body must be JSON, sent as `content-type: application/json`."""
+
+    status = 415
+    title = "Unsupported media type"
+
+
+class Invalid(ServiceError):
+    """The input is not valid."""
+
+    status = 422
+    title = "Invalid input"
+
+    def __init__(self, *flaws: Flaw) -> None:
+        self.flaws = flaws
+        super().__init__("; ".join(f"{f.pointer}: {f.detail}" for f in flaws[:5]) + ("; …" if len(flaws) > 5 else ""))
+
+
+class FutureCommand(Invalid):
+    """A command may not be dated more than five minutes in the future."""
+
+
+class Unavailable(ServiceError):
+    """The database cannot be reached at the moment; try again in a few seconds."""
+
+    status = 503
+    title = "Temporarily unavailable"
+
+
+def pointer(location: tuple[int | str, ...]) -> str:
+    """A JSON pointer (RFC 6901) as URI fragment, from the location that pydantic gives."""
+    # Pydantic names the kind of a question in between, as if it were a field: questions, 0, single_choice, correct.
+    location = tuple(
+        part
+        for n, part in enumerate(location)
+        if not (n >= 2 and location[n - 2] == "questions" and isinstance(location[n - 1], int))
+    )
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def flaws(error: ValidationError) -> list[Flaw]:
+    """What pydantic found, in words that never repeat the input, since that may be personal data."""
+    return [Flaw(pointer(e["loc"]), explain(e)) for e in error.errors(include_url=False, include_input=False)]
+
+
+#: Where pydantic's own words don't say what was expected, or speak of Python.
+_EXPECTED = {
+    "missing": "required",
+    "extra_forbidden": "unknown field",
+    "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
+    "dict_type": "expected an object",
+    "list_type": "expected a list",
+    "string_type": "expected a text",
+    "bool_type": "expected true or false",
+    "float_type": "expected a number",
+    "int_type": "expected a whole number",
+    "decimal_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "uuid_type": "expected a UUID",
+    "uuid_parsing": "expected a UUID",
+    "datetime_type": "expected a time such as 2026-01-31T09:30:00Z",
+    "datetime_parsing": "expected a time such as 2026-01-31T09:30:00Z",
+    "datetime_from_date_parsing": "expected a time such as 2026-01-31T09:30:00Z",
+    "timezone_aware": "expected a time with its offset, such as 2026-01-31T09:30:00Z",
+}
+
+
+def explain(e: Any) -> str:
+    """What was expected, for one of pydantic's error details (`type`, `msg`, `ctx`)."""
+    if e["type"] == "value_error":
+        return str(e["ctx"]["error"])
+    if e["type"] == "string_pattern_mismatch" and "me|" in e["ctx"]["pattern"]:
+        return "expected a UUID, or me"
+    expected = _EXPECTED.get(e["type"])
+    if expected:
+        return expected
+    message: str = e["msg"]
+    return message.replace("Input should be", "expected").replace("'", "")

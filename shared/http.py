@@ -1,0 +1,242 @@
+"""The edge of the HTTP API: who calls, problem documents (RFC 9457), pages of lists.
+
+Whatever our code refuses leaves as `application/problem+json`. What the gateway itself refuses (401, 413, 429) never
+gets here; what nobody expected is raised, so that Lambda counts it as an error.
+"""
+
+import base64
+import binascii
+import json
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import UUID
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
+from aws_lambda_powertools.event_handler.openapi.params import Path, Query
+from pydantic import BaseModel, TypeAdapter
+
+from shared import parsing
+from shared.errors import (
+    Flaw,
+    Forbidden,
+    Invalid,
+    PathNotFound,
+    ServiceError,
+    Unavailable,
+    UnsupportedMediaType,
+    explain,
+    pointer,
+)
+
+ADMIN = "learner-progress:admin"
+REPORT = "learner-progress:report"
+
+#: For `security=` of a route: which scopes let a caller in (any one of the list). A learner's route names no scope.
+LEARNER: list[dict[str, list[str]]] = [{"jwt": []}]
+ADMIN_ONLY: list[dict[str, list[str]]] = [{"jwt": [ADMIN]}]
+REPORT_OR_ADMIN: list[dict[str, list[str]]] = [{"jwt": [REPORT]}, {"jwt": [ADMIN]}]
+
+_UUID = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+
+#: The learner in a path: a UUID, or `me` for the token's own.
+UserId = Annotated[str, Path(pattern=f"^(me|{_UUID})$")]
+#: The size of a page.
+Limit = Annotated[int, Query(ge=1, le=100)]
+#: Where a page begins: `next_cursor` of the page before.
+Cursor = Annotated[str | None, Query(max_length=500)]
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[Literal["pointer", "detail"], str]] | None = None
+
+
+class Caller(NamedTuple):
+    """Whom the gateway let in, by the claims that it has verified."""
+
+    user_id: UUID
+    scopes: frozenset[str]
+
+    @property
+    def is_admin(self) -> bool:
+        return ADMIN in self.scopes
+
+
+def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
+    """A resolver that validates, authorises by each route's `security`, and answers every error as a problem document.
+
+    With `exact_numbers`, numbers with a fraction in a body are parsed as Decimal rather than float.
+    """
+    app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=partial(_body, exact_numbers=exact_numbers))
+
+    def refuse(error: ServiceError) -> Response[str]:
+        # The body is parsed before any middleware runs; who may not call at all is told that first.
+        try:
+            _authorise(app)
+        except Forbidden as forbidden:
+            error = forbidden
+        return _problem(app, error)
+
+    @app.exception_handler(ServiceError)
+    def _(error: ServiceError) -> Response[str]:
+        return refuse(error)
+
+    @app.exception_handler(RequestValidationError)
+    def _(error: RequestValidationError) -> Response[str]:
+        content_type = (app.current_event.headers.get("content-type") or "application/json").lower()
+        if app.current_event.body and not content_type.startswith("application/json"):
+            return refuse(UnsupportedMediaType())
+        return refuse(Invalid(*(Flaw(_place(e["loc"]), explain(e)) for e in error.errors())))
+
+    @app.exception_handler(RequestUnsupportedContentType)
+    def _(_error: RequestUnsupportedContentType) -> Response[str]:
+        return refuse(UnsupportedMediaType())
+
+    @app.exception_handler(NotFoundError)
+    def _(_error: NotFoundError) -> Response[str]:
+        return _problem(app, PathNotFound())
+
+    def authorise(app: APIGatewayHttpResolver, next_middleware: Any) -> Response[str]:
+        _authorise(app)
+        return next_middleware(app)
+
+    app.use([authorise])
+    return app
+
+
+def _body(text: str, *, exact_numbers: bool) -> Any:
+    content = parsing.loads(text, exact_numbers=exact_numbers)
+    if not isinstance(content, dict):
+        raise Invalid(Flaw("#", "expected an object"))
+    return content
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Where an invalid input stands: a JSON pointer into the body, or `query/limit`, `path/user_id`."""
+    where, *rest = location
+    return pointer(tuple(rest)) if where == "body" else "/".join(map(str, location))
+
+
+def _authorise(app: APIGatewayHttpResolver) -> None:
+    """Raise Forbidden unless the caller's token has one of the scopes that the route asks for."""
+    route = app.context.get("_route")
+    asked = [scope for requirement in (route.security if route else None) or [] for scope in requirement["jwt"]]
+    if asked and not caller(app).scopes.intersection(asked):
+        raise Forbidden(f"This needs the scope {' or '.join(asked)}.")
+
+
+def caller(app: APIGatewayHttpResolver) -> Caller:
+    """Who calls. The claims were verified by the gateway and can't be set by a client: it writes `requestContext` itself."""
+    claims: dict[str, str] = app.current_event["requestContext"]["authorizer"]["jwt"]["claims"]
+    try:
+        return Caller(UUID(claims["sub"]), frozenset(claims.get("scope", "").split()))
+    except ValueError:
+        raise Forbidden("The token's subject is no user id: expected a UUID.") from None
+
+
+def learner(app: APIGatewayHttpResolver, user_id: str, otherwise: type[ServiceError]) -> UUID:
+    """The learner that a path speaks of.
+
+    Raises
+    ------
+    ServiceError
+        `otherwise`, if the caller is neither that learner nor an administrator: as if there were nothing.
+    """
+    who = caller(app)
+    target = who.user_id if user_id == "me" else UUID(user_id)
+    if target != who.user_id and not who.is_admin:
+        raise otherwise
+    return target
+
+
+def reply(model: BaseModel | str, status: int = 200) -> Response[str]:
+    """A JSON answer, for the caller alone and so never cached."""
+    body = model if isinstance(model, str) else model.model_dump_json()
+    return Response(status, content_type="application/json", body=body, headers={"Cache-Control": "no-store"})
+
+
+def public_reply(body: str, *, html: bool, status: int = 200, policy: str = "default-src 'none'") -> Response[str]:
+    """An answer for anyone, which caches may keep for a minute: a page, or JSON."""
+    headers: dict[str, str | list[str]] = {
+        "Cache-Control": "public, max-age=60",
+        "Vary": "Accept",
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    return Response(status, content_type="text/html; charset=utf-8" if html else "application/json", body=body, headers=headers)
+
+
+def prefers_html(accept: str | None) -> bool:
+    """Whether an Accept header (RFC 9110, section 12.5.1) puts a page before JSON; without one, or for anything, it is JSON."""
+    weights: dict[str, float] = {}
+    for part in (accept or "").split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weights[media_type] = float(quality) if quality.replace(".", "", 1).isdigit() else 0
+    anything = weights.get("*/*", 0)
+    html = weights.get("text/html", weights.get("text/*", anything))
+    json_ = weights.get("application/json", weights.get("application/*", anything))
+    return html > 0 and (html > json_ or (html == json_ and "text/html" in weights and "application/json" not in weights))
+
+
+def _problem(app: APIGatewayHttpResolver, error: ServiceError) -> Response[str]:
+    document: dict[str, Any] = {
+        "type": f"urn:problem-type:learner-progress:{error.code()}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": app.current_event.raw_path,
+    }
+    if isinstance(error, Invalid):
+        document["errors"] = [flaw._asdict() for flaw in error.flaws]
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = "5"
+    # Powertools serialises only application/json, so the body is serialised here.
+    return Response(error.status, content_type="application/problem+json", body=json.dumps(document), headers=headers)
+
+
+def encode_cursor(where: str, *key: Any) -> str:
+    """The key of a page's last row as an opaque cursor that fits only the list `where`."""
+    text = json.dumps([where, *map(str, key)], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None, where: str, *types: Any) -> Any:
+    """The key in a cursor of the list `where`, parsed to `types`; None for the first page.
+
+    Raises
+    ------
+    Invalid
+        It is no cursor of this list.
+    """
+    if cursor is None:
+        return None
+    try:
+        content = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not isinstance(content, list) or len(content) != len(types) + 1 or content[0] != where:
+            raise ValueError
+        return tuple(TypeAdapter(t).validate_python(value) for t, value in zip(types, content[1:], strict=True))
+    except (ValueError, binascii.Error, RecursionError):
+        raise Invalid(Flaw("query/cursor", "expected next_cursor of this list, unchanged")) from None
+
+
+def answer(model: type[BaseModel], description: str = "OK") -> Any:
+    """OpenAPI's description of a JSON answer."""
+    return {"description": description, "content": {"application/json": {"model": model}}}
+
+
+def problems(*statuses: int) -> dict[int, Any]:
+    """OpenAPI's `responses` for these statuses, beside 403 and 422, which nearly every route has."""
+    content = {"application/problem+json": {"model": Problem}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}

@@ -1,0 +1,167 @@
+"""Everything that leaves the service: rows written in the transaction that they tell of, sent by outbox_relay.
+
+A row is either an event of our own, for the bus or straight for one of our queues, or a message that a worker set apart,
+for its queue again or for its dead-letter queue.
+"""
+
+import hashlib
+from dataclasses import astuple, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.rows import class_row
+
+from shared.db import Connection, columns
+from shared.errors import ServiceError
+
+#: Seconds for which a leased row is left alone; a relay that was killed in between holds it back no longer.
+LEASE_SECONDS = 60
+#: Days for which sent rows are kept: the feed of changes.
+KEPT_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that could not be taken, as it is set apart."""
+
+    destination: Literal["queue", "dead_letter_queue"]
+    queue: str
+    message_key: bytes
+    body: str
+    code: str
+    reason: str
+    tries: int
+    waiting_since: datetime | None
+    available_at: datetime | None
+
+
+def dead_letter(queue: str, place: str, body: str, tries: int, error: ServiceError) -> Message:
+    """What nobody can take, for the queue's dead-letter queue."""
+    return Message(
+        "dead_letter_queue", queue, _key(queue, place), _storable(body), error.code(), error.detail[:1000], tries + 1, None, None
+    )
+
+
+def another_try(
+    queue: str,
+    place: str,
+    body: str,
+    tries: int,
+    error: ServiceError,
+    waiting_since: datetime,
+    now: datetime,
+    patience_seconds: int,
+) -> Message:
+    """What time may cure: for its own queue again after 1, 2, 4, 8, … seconds, and after `patience_seconds` a dead letter."""
+    left = waiting_since + timedelta(seconds=patience_seconds) - now
+    if left <= timedelta(0):
+        return dead_letter(queue, place, body, tries, error)
+    available_at = now + min(timedelta(seconds=2 ** min(tries, 10)), left)
+    return Message(
+        "queue",
+        queue,
+        _key(queue, place),
+        _storable(body),
+        error.code(),
+        error.detail[:1000],
+        tries + 1,
+        waiting_since,
+        available_at,
+    )
+
+
+def _key(queue: str, place: str) -> bytes:
+    return hashlib.sha256(f"{queue}\n{place}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _storable(body: str) -> str:
+    """PostgreSQL holds neither U+0000 nor unpaired surrogates; in what is no JSON anyway, an escape stands for them."""
+    return body.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\u0000")
+
+
+def set_apart(conn: Connection, messages: list[Message]) -> None:
+    """Store messages that could not be taken; one that was set apart before, as often as now, is there already."""
+    latest = {m.message_key: m for m in messages}
+    conn.execute(
+        """
+        INSERT INTO outbox (destination, queue, message_key, body, code, reason, tries, waiting_since, available_at)
+        SELECT m.destination, m.queue, m.message_key, m.body, m.code, m.reason, m.tries, m.waiting_since,
+        coalesce(m.available_at, now())
+        FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::text[], %b::text[], %b::text[], %b::int[], %b::timestamptz[],
+        %b::timestamptz[])
+            AS m (destination, queue, message_key, body, code, reason, tries, waiting_since, available_at)
+        ORDER BY m.message_key
+        ON CONFLICT (message_key) DO UPDATE SET
+            destination = excluded.destination, code = excluded.code, reason = excluded.reason, tries = excluded.tries,
+            waiting_since = excluded.waiting_since, available_at = excluded.available_at, sent_at = NULL, deliveries = 0,
+            error = NULL
+        WHERE outbox.tries < excluded.tries
+        """,
+        columns([astuple(m) for m in latest.values()], 9),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that is due, leased to the caller."""
+
+    id: UUID
+    destination: Literal["bus", "queue", "dead_letter_queue"]
+    queue: str | None
+    type: str | None
+    occurred_at: datetime | None
+    data: dict[str, Any] | None
+    body: str | None
+    code: str | None
+    reason: str | None
+    tries: int
+    waiting_since: datetime | None
+    deliveries: int
+
+
+def lease(conn: Connection, limit: int) -> Cursor[Row]:
+    """Take up to `limit` rows that are due, for `LEASE_SECONDS`; two relays never get the same one."""
+    return conn.cursor(row_factory=class_row(Row)).execute(
+        """
+        UPDATE outbox o
+        SET available_at = now() + make_interval(secs => %(lease)s), deliveries = o.deliveries + 1
+        FROM (
+            SELECT id FROM outbox WHERE sent_at IS NULL AND available_at <= now()
+            ORDER BY available_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        ) due
+        WHERE o.id = due.id
+        RETURNING o.id, o.destination, o.queue, o.type, o.occurred_at, o.data, o.body, o.code, o.reason, o.tries, o.waiting_since,
+            o.deliveries
+        """,
+        {"lease": LEASE_SECONDS, "limit": limit},
+    )
+
+
+def mark_sent(conn: Connection, ids: list[UUID]) -> None:
+    """Note that these rows were taken by whom they were for."""
+    conn.execute("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(%b::uuid[])", [ids])
+
+
+def mark_failed(conn: Connection, failures: list[tuple[UUID, str]]) -> None:
+    """Note why rows could not be sent; each comes up again after 2, 4, 8, … seconds, at most every five minutes."""
+    conn.execute(
+        """
+        UPDATE outbox o SET error = f.error, available_at = now() + make_interval(secs => least(300, 2 ^ least(o.deliveries, 9)))
+        FROM unnest(%b::uuid[], %b::text[]) AS f (id, error) WHERE o.id = f.id
+        """,
+        columns(failures, 2),
+    )
+
+
+def prune(conn: Connection) -> None:
+    """Remove a thousand of the rows that were sent more than `KEPT_DAYS` days ago."""
+    conn.execute(
+        """
+        DELETE FROM outbox WHERE id IN (
+            SELECT id FROM outbox WHERE sent_at < now() - make_interval(days => %s) ORDER BY sent_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+        )
+        """,
+        [KEPT_DAYS],
+    )

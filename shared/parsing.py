@@ -1,0 +1,86 @@
+"""What every edge parses alike: JSON, and the types that HTTP bodies and events share."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Annotated, Any, Never
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+from shared.errors import Malformed
+
+#: How far ahead the clock of whoever sent an event may be before its time counts as wrong.
+CLOCK_SKEW = timedelta(minutes=5)
+
+
+def _no_constant(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON")
+
+
+_loads = partial(json.loads, parse_constant=_no_constant)
+_loads_exact = partial(json.loads, parse_constant=_no_constant, parse_float=Decimal)
+
+
+def loads(text: str, *, exact_numbers: bool = False) -> Any:
+    """Parse JSON (RFC 8259, so without NaN and Infinity); numbers with a fraction become Decimal if `exact_numbers`.
+
+    Raises
+    ------
+    Malformed
+        The text is no JSON, or is nested deeper than the interpreter follows.
+    """
+    try:
+        return (_loads_exact if exact_numbers else _loads)(text)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"The body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+    except ValueError as error:
+        raise Malformed(f"The body is no JSON: {error}.") from None
+    except InvalidOperation:
+        raise Malformed("The body holds a number whose exponent is beyond all measure.") from None
+    except RecursionError:
+        raise Malformed("The body is nested too deeply.") from None
+
+
+def storable(value: Any) -> Any:
+    """Let a JSON value pass whose texts PostgreSQL can hold: no U+0000, no half of a surrogate pair.
+
+    Raises
+    ------
+    ValueError
+        A text or a name of a field holds one.
+    """
+    match value:
+        case str():
+            if "\x00" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)):
+                raise ValueError("expected a text without U+0000 and without unpaired surrogates")
+        case list():
+            for item in value:
+                storable(item)
+        case dict():
+            for name, item in value.items():
+                storable(name)
+                storable(item)
+        case _:
+            pass
+    return value
+
+
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC, which is how times leave the service."""
+    return moment.astimezone(UTC)
+
+
+def taken_as(moment: datetime, now: datetime) -> datetime:
+    """The time that an event counts for: its own, or `now` when it claims to be more than five minutes ahead of it."""
+    return now if moment > now + CLOCK_SKEW else moment
+
+
+#: A time with its offset, as an input or as an output.
+Time = Annotated[AwareDatetime, AfterValidator(utc)]
+#: Any text that can be stored.
+Text = Annotated[str, AfterValidator(storable)]
+#: Why an administrator did something; it is kept and shown.
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable)]
+#: 0-100, a JSON number.
+Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=True)]

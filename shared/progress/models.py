@@ -1,0 +1,115 @@
+"""Reports on lessons, and what is known of them."""
+
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.enrollment.models import EnrollmentDetail
+from shared.parsing import Percentage, Time
+
+
+class Report(BaseModel):
+    """How far a learner got in a lesson. 100 and `completed` are the same thing; one of the two fields is enough."""
+
+    progress_percentage: Percentage | None = None
+    status: Literal["in_progress", "completed"] | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.progress_percentage is None and self.status is None:
+            raise PydanticCustomError("report", "expected progress_percentage or status")
+        if self.status == "completed" and self.progress_percentage not in (None, 100):
+            raise PydanticCustomError("report", "expected progress_percentage 100 with status completed")
+        return self
+
+    @property
+    def percentage(self) -> float:
+        """What the report says in numbers, 0-100."""
+        if self.progress_percentage is not None:
+            return self.progress_percentage
+        return 100.0 if self.status == "completed" else 0.0
+
+
+class LessonProgressed(Report):
+    """Data of `lesson.progressed`."""
+
+    user_id: UUID
+    course_version_id: UUID
+    lesson_id: UUID
+
+
+class ReportBody(Report):
+    """A report over HTTP; without `occurred_at` it is of now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    occurred_at: Time | None = None
+
+
+class SyncBody(BaseModel):
+    """Up to 500 reports that an app gathered offline. Each is an object with `lesson_id` and the fields of a report."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lessons: Annotated[list[dict[str, object]], Field(min_length=1, max_length=500)]
+
+
+class SyncItem(ReportBody):
+    """One report of several."""
+
+    lesson_id: UUID
+
+
+class LessonProgress(BaseModel):
+    """What is known of a learner's progress in one lesson. Times are of what happened, not of its arrival."""
+
+    lesson_id: UUID
+    status: Literal["not_started", "in_progress", "completed"]
+    progress_percentage: float
+    started_at: Time | None
+    last_accessed_at: Time | None
+    completed_at: Time | None
+
+
+class LessonItem(LessonProgress):
+    """A lesson of the course version with the learner's progress in it."""
+
+    title: str
+    required: bool
+
+
+class QuizItem(BaseModel):
+    """A quiz of the course version with the learner's best score, 0-100; null before the first graded attempt."""
+
+    quiz_id: UUID
+    title: str
+    required: bool
+    is_passed: bool
+    best_score: float | None
+    attempts: int
+
+
+class CourseProgress(BaseModel):
+    """The course figures, every lesson and every quiz."""
+
+    enrollment: EnrollmentDetail
+    lessons: list[LessonItem]
+    quizzes: list[QuizItem]
+
+
+class SyncResult(BaseModel):
+    """What became of one report: `index` is its place in the request."""
+
+    index: int
+    lesson_id: str | None
+    result: Literal["applied", "unchanged", "refused"]
+    detail: str | None = None
+
+
+class SyncReply(BaseModel):
+    """What became of each report, and the enrolment afterwards."""
+
+    results: list[SyncResult]
+    enrollment: EnrollmentDetail

@@ -1,0 +1,178 @@
+"""The SQL of lesson progress."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.rows import class_row
+
+from shared import db
+from shared.db import Connection, columns
+from shared.errors import EnrollmentInactive, EnrollmentNotFound, LessonNotFound, ServiceError
+from shared.progress.models import LessonItem, LessonProgress, QuizItem
+
+
+class Report(NamedTuple):
+    """How far a learner got in a lesson by then, 0-100."""
+
+    user_id: UUID
+    course_version_id: UUID
+    lesson_id: UUID
+    percentage: float
+    occurred_at: datetime
+
+
+#: Why a report was not taken.
+REFUSED: dict[str, type[ServiceError]] = {
+    "enrollment_not_found": EnrollmentNotFound,
+    "lesson_not_found": LessonNotFound,
+    "enrollment_inactive": EnrollmentInactive,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a report that was not simply applied; `n` is its position, from 0."""
+
+    n: int
+    outcome: Literal["unchanged", "enrollment_not_found", "lesson_not_found", "enrollment_inactive"]
+
+
+def record(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
+    """Take reports, completing what they complete: one statement if no report says 100, else three, for any number of reports.
+
+    Gives what became of those that were not simply applied.
+    """
+    completing = {(r.user_id, r.course_version_id) for r in reports if r.percentage == 100}
+    if not completing:
+        return merge(conn, reports)
+    # Three, since the parts of one statement share a snapshot and don't see each other's effects.
+    db.lock_enrollments(conn, completing)
+    outcomes = merge(conn, reports)
+    db.complete_enrollments(conn, completing)
+    return outcomes
+
+
+def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
+    """Merge reports into lesson progress, and tell of those that were not applied.
+
+    The merge takes maxima and minima only, so neither order nor repetition of reports makes a difference; what brings
+    nothing new is not written. A lesson's completion is published, once, which is why enrolments of completing reports
+    must be locked by an earlier statement: only then does this one see the rows as they are.
+    """
+    return conn.cursor(row_factory=class_row(Outcome)).execute(
+        """
+        WITH report AS (
+            SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[])
+                WITH ORDINALITY AS r (user_id, course_version_id, lesson_id, percentage, occurred_at, n)
+        ), judged AS (
+            SELECT r.*, coalesce(p.status = 'completed', FALSE) AS was_completed, e.status,
+                CASE
+                    WHEN l.lesson_id IS NULL AND EXISTS (
+                        SELECT FROM course_versions v WHERE v.course_version_id = r.course_version_id
+                    ) THEN 'lesson_not_found'
+                    WHEN e.user_id IS NULL THEN 'enrollment_not_found'
+                    WHEN p.progress_percentage >= r.percentage AND p.started_at <= r.occurred_at
+                        AND p.last_accessed_at >= r.occurred_at AND (r.percentage < 100 OR p.completed_at <= r.occurred_at)
+                        THEN 'unchanged'
+                    WHEN e.status IN ('cancelled_by_user', 'revoked_by_admin') AND r.occurred_at > e.status_changed_at
+                        THEN 'enrollment_inactive'
+                END AS outcome
+            FROM report r
+            LEFT JOIN enrollments e ON e.user_id = r.user_id AND e.course_version_id = r.course_version_id
+            LEFT JOIN course_version_lessons l ON l.course_version_id = r.course_version_id AND l.lesson_id = r.lesson_id
+            LEFT JOIN lesson_progress p
+                ON p.user_id = r.user_id AND p.lesson_id = r.lesson_id AND p.enrolled_course_version_id = r.course_version_id
+        ), folded AS (
+            SELECT user_id, lesson_id, course_version_id, max(percentage) AS percentage, min(occurred_at) AS started_at,
+                max(occurred_at) AS last_accessed_at, min(occurred_at) FILTER (WHERE percentage = 100) AS completed_at,
+                bool_or(was_completed) AS was_completed, min(status) AS enrollment_status
+            FROM judged WHERE outcome IS NULL
+            GROUP BY user_id, lesson_id, course_version_id
+            ORDER BY user_id, lesson_id, course_version_id
+        ), merged AS (
+            INSERT INTO lesson_progress AS p (
+                user_id, lesson_id, enrolled_course_version_id, status, progress_percentage, started_at, last_accessed_at,
+                completed_at
+            )
+            SELECT user_id, lesson_id, course_version_id, CASE WHEN percentage = 100 THEN 'completed' ELSE 'in_progress' END,
+                percentage, started_at, last_accessed_at, completed_at
+            FROM folded
+            ON CONFLICT ON CONSTRAINT pk_lesson_progress DO UPDATE SET
+                status = CASE WHEN 100 IN (p.progress_percentage,
+                excluded.progress_percentage) THEN 'completed' ELSE 'in_progress' END,
+                progress_percentage = greatest(p.progress_percentage, excluded.progress_percentage),
+                started_at = least(p.started_at, excluded.started_at),
+                last_accessed_at = greatest(p.last_accessed_at, excluded.last_accessed_at),
+                completed_at = least(p.completed_at, excluded.completed_at)
+        ), completed AS (
+            SELECT *, row_number() OVER (PARTITION BY user_id, course_version_id ORDER BY completed_at, lesson_id) AS k
+            FROM folded WHERE completed_at IS NOT NULL AND NOT was_completed
+        ), numbered AS (
+            UPDATE enrollments e SET sequence = e.sequence + c.lessons
+            FROM (SELECT user_id, course_version_id, count(*) AS lessons FROM completed GROUP BY user_id, course_version_id) c
+            WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.user_id, e.course_version_id, e.sequence - c.lessons AS sequence
+        ), told AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', 'lesson.completed', c.completed_at, jsonb_build_object(
+                'user_id', c.user_id, 'course_version_id', c.course_version_id, 'lesson_id', c.lesson_id,
+                'status', c.enrollment_status, 'completed_at', c.completed_at, 'sequence', s.sequence + c.k
+            )
+            FROM completed c JOIN numbered s ON s.user_id = c.user_id AND s.course_version_id = c.course_version_id
+        )
+        SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
+        """,
+        columns([tuple(r) for r in reports], 5),
+        binary=True,
+    )
+
+
+def of_lesson(conn: Connection, user_id: UUID, course_version_id: UUID, lesson_id: UUID) -> Cursor[LessonProgress]:
+    """A learner's progress in one lesson."""
+    return conn.cursor(row_factory=class_row(LessonProgress)).execute(
+        """
+        SELECT lesson_id, status, progress_percentage, started_at, last_accessed_at, completed_at FROM lesson_progress
+        WHERE user_id = %b AND lesson_id = %b AND enrolled_course_version_id = %b
+        """,
+        [user_id, lesson_id, course_version_id],
+        binary=True,
+    )
+
+
+def lessons(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[LessonItem]:
+    """Every lesson of a course version with a learner's progress in it, in the order of the course."""
+    return conn.cursor(row_factory=class_row(LessonItem)).execute(
+        """
+        SELECT l.lesson_id, l.title, l.required, coalesce(p.status, 'not_started') AS status,
+            coalesce(p.progress_percentage, 0) AS progress_percentage, p.started_at, p.last_accessed_at, p.completed_at
+        FROM course_version_lessons l
+        LEFT JOIN lesson_progress p
+            ON p.user_id = %b AND p.lesson_id = l.lesson_id AND p.enrolled_course_version_id = l.course_version_id
+        WHERE l.course_version_id = %b
+        ORDER BY l.position
+        """,
+        [user_id, course_version_id],
+        binary=True,
+    )
+
+
+def quizzes(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[QuizItem]:
+    """Every quiz of a course version with a learner's best score, in the order of the course."""
+    return conn.cursor(row_factory=class_row(QuizItem)).execute(
+        """
+        SELECT q.quiz_id, q.title, q.required, a.best_score, coalesce(a.is_passed, FALSE) AS is_passed, a.attempts
+        FROM course_version_quizzes q
+        CROSS JOIN LATERAL (
+            SELECT max(score) AS best_score, bool_or(is_passed) AS is_passed, count(*) AS attempts FROM quiz_attempts
+            WHERE user_id = %b AND quiz_id = q.quiz_id AND enrolled_course_version_id = q.course_version_id
+        ) a
+        WHERE q.course_version_id = %b
+        ORDER BY q.position
+        """,
+        [user_id, course_version_id],
+        binary=True,
+    )

@@ -1,0 +1,425 @@
+"""The SQL of quizzes and attempts."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import simplejson
+from psycopg import Cursor
+from psycopg.rows import class_row
+from pydantic import TypeAdapter
+
+from shared import db
+from shared.db import Connection, columns
+from shared.errors import AttemptIdTaken, EnrollmentInactive, EnrollmentNotFound, ServiceError
+from shared.quiz.attempts import Attempt, QuestionPoints
+from shared.quiz.models import Question
+from shared.quiz.rules import Answers, Grade, OpenAttempt, Standing
+
+_QUESTIONS = TypeAdapter(tuple[Question, ...])
+
+#: A quiz in a course version: course_version_id, quiz_id.
+type QuizId = tuple[UUID, UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKey:
+    """What attempts at a quiz are graded by at present."""
+
+    key_version: int
+    pass_threshold_percentage: Decimal
+    questions: tuple[Question, ...]
+
+
+# Course versions don't change, and whoever writes checks that a key is still the current one, so an execution
+# environment reads each key once. The bound keeps a very long-lived environment small.
+_keys: dict[QuizId, AnswerKey] = {}
+_MOST_KEYS = 1000
+
+
+def answer_keys(quizzes: Collection[QuizId], *, stale: Collection[QuizId] = ()) -> dict[QuizId, AnswerKey]:
+    """The answer keys of these quizzes, from memory unless unknown or `stale`; a quiz that doesn't exist is left out."""
+    for quiz in stale:
+        _keys.pop(quiz, None)
+    missing = [quiz for quiz in quizzes if quiz not in _keys]
+    found = {quiz: _keys[quiz] for quiz in quizzes if quiz in _keys}
+    if missing:
+        if len(_keys) > _MOST_KEYS:
+            _keys.clear()
+        for course_version_id, quiz_id, version, threshold, questions in db.run(
+            lambda conn: _read_keys(conn, missing)
+        ).fetchall():
+            key = AnswerKey(version, threshold, _QUESTIONS.validate_python(simplejson.loads(questions, use_decimal=True)))
+            found[course_version_id, quiz_id] = _keys[course_version_id, quiz_id] = key
+    return found
+
+
+def _read_keys(conn: Connection, quizzes: Sequence[QuizId]) -> Cursor[tuple[UUID, UUID, int, Decimal, str]]:
+    return conn.execute(
+        """
+        SELECT q.course_version_id, q.quiz_id, q.key_version, q.pass_threshold_percentage, k.questions::text
+        FROM unnest(%b::uuid[], %b::uuid[]) AS i (course_version_id, quiz_id)
+        JOIN course_version_quizzes q ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id
+        JOIN quiz_answer_keys k
+            ON k.course_version_id = q.course_version_id AND k.quiz_id = q.quiz_id AND k.key_version = q.key_version
+        """,
+        columns(quizzes, 2),
+    )
+
+
+def known_course_versions(conn: Connection, course_version_ids: Collection[UUID]) -> Cursor[tuple[UUID]]:
+    """Those of these course versions that were published."""
+    return conn.execute(
+        "SELECT course_version_id FROM course_versions WHERE course_version_id = ANY(%b::uuid[])", [list(course_version_ids)]
+    )
+
+
+class Submission(NamedTuple):
+    """A graded attempt of a producer, as it goes to the database. `question_results` and `answers` are JSON."""
+
+    attempt_id: UUID
+    user_id: UUID
+    course_version_id: UUID
+    quiz_id: UUID
+    answers: str
+    started_at: datetime
+    completed_at: datetime
+    key_version: int
+    pass_threshold_percentage: Decimal
+    score: float
+    is_passed: bool
+    question_results: str
+
+
+#: Why a submission was not taken.
+REFUSED: dict[str, type[ServiceError]] = {
+    "enrollment_not_found": EnrollmentNotFound,
+    "enrollment_inactive": EnrollmentInactive,
+    "attempt_id_taken": AttemptIdTaken,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a submission that was not simply taken; `n` is its position, from 0."""
+
+    n: int
+    outcome: Literal["unchanged", "stale_key", "enrollment_not_found", "enrollment_inactive", "attempt_id_taken"]
+
+
+def record(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome]:
+    """Take graded attempts, completing the enrolments that they complete: three statements for any number of attempts."""
+    keys = {(s.user_id, s.course_version_id) for s in submissions}
+    db.lock_enrollments(conn, keys)
+    outcomes = _take(conn, submissions)
+    db.complete_enrollments(conn, {(s.user_id, s.course_version_id) for s in submissions if s.is_passed})
+    return outcomes
+
+
+def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome]:
+    return conn.cursor(row_factory=class_row(Outcome)).execute(
+        """
+        WITH submission AS (
+            SELECT * FROM unnest(
+                %b::uuid[], %b::uuid[], %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::timestamptz[], %b::int[],
+                %b::numeric[], %b::float8[], %b::bool[], %b::text[]
+            ) WITH ORDINALITY AS s (
+                id, user_id, course_version_id, quiz_id, answers, started_at, completed_at, key_version,
+                pass_threshold_percentage, score, is_passed, question_results, n
+            )
+        ), judged AS (
+            SELECT s.*, e.status,
+                CASE
+                    WHEN a.id IS NOT NULL THEN
+                        CASE WHEN a.user_id = s.user_id AND a.enrolled_course_version_id = s.course_version_id
+                            AND a.quiz_id = s.quiz_id AND a.completed_at IS NOT NULL AND a.answers_snapshot = s.answers::jsonb
+                            THEN 'unchanged' ELSE 'attempt_id_taken' END
+                    WHEN e.user_id IS NULL THEN 'enrollment_not_found'
+                    WHEN e.status IN ('cancelled_by_user', 'revoked_by_admin') AND s.completed_at > e.status_changed_at
+                        THEN 'enrollment_inactive'
+                    WHEN q.key_version <> s.key_version THEN 'stale_key'
+                END AS outcome
+            FROM submission s
+            JOIN course_version_quizzes q ON q.course_version_id = s.course_version_id AND q.quiz_id = s.quiz_id
+            LEFT JOIN enrollments e ON e.user_id = s.user_id AND e.course_version_id = s.course_version_id
+            LEFT JOIN quiz_attempts a ON a.id = s.id
+        ), numbered AS (
+            SELECT j.*, coalesce((
+                    SELECT max(a.attempt_number) FROM quiz_attempts a
+                    WHERE a.user_id = j.user_id AND a.quiz_id = j.quiz_id AND a.enrolled_course_version_id = j.course_version_id
+                ), 0) + row_number() OVER (PARTITION BY j.user_id, j.quiz_id, j.course_version_id ORDER BY j.n) AS attempt_number,
+                row_number() OVER (PARTITION BY j.user_id, j.course_version_id ORDER BY j.n) AS k
+            FROM judged j WHERE j.outcome IS NULL
+        ), inserted AS (
+            INSERT INTO quiz_attempts (
+                id, user_id, quiz_id, enrolled_course_version_id, attempt_number, score, is_passed, started_at, completed_at,
+                answers_snapshot, in_time, key_version, pass_threshold_percentage, question_results
+            )
+            SELECT id, user_id, quiz_id, course_version_id, attempt_number, score, is_passed, started_at, completed_at,
+                answers::jsonb, TRUE, key_version, pass_threshold_percentage, question_results::jsonb
+            FROM numbered
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + c.attempts
+            FROM (SELECT user_id, course_version_id, count(*) AS attempts FROM numbered GROUP BY user_id, course_version_id) c
+            WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.user_id, e.course_version_id, e.sequence - c.attempts AS sequence
+        ), told AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', 'quiz.graded', n.completed_at, jsonb_build_object(
+                'user_id', n.user_id, 'course_version_id', n.course_version_id, 'quiz_id', n.quiz_id, 'attempt_id', n.id,
+                'attempt_number', n.attempt_number, 'score', n.score, 'is_passed', n.is_passed, 'status', n.status,
+                'sequence', c.sequence + n.k
+            )
+            FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.course_version_id
+        )
+        SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
+        """,
+        columns(submissions, 12),
+        binary=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A row of `standing`, flat as the database gives it; `open_*` is of the open attempt."""
+
+    status: str
+    quiz_is_known: bool
+    max_attempts: int | None
+    retry_delay_seconds: int | None
+    attempts: int
+    last_number: int
+    last_completed_at: datetime | None
+    now: datetime
+    open_id: UUID | None
+    open_number: int
+    open_started_at: datetime
+    open_expires_at: datetime | None
+    open_answers: str | None
+
+    def model(self) -> Standing:
+        attempt = self.open_id and OpenAttempt(
+            self.open_id, self.open_number, self.open_started_at, self.open_expires_at, loads_answers(self.open_answers)
+        )
+        values = {name: getattr(self, name) for name in Standing.__slots__ if name != "open"}
+        return Standing(open=attempt, **values)
+
+
+def standing(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID) -> Cursor[_Standing]:
+    """What decides whether an attempt may be started: no row if there is no such enrolment."""
+    return conn.cursor(row_factory=class_row(_Standing)).execute(
+        """
+        SELECT e.status, q.quiz_id IS NOT NULL AS quiz_is_known, q.max_attempts, q.retry_delay_seconds, a.attempts, a.last_number,
+            a.last_completed_at, clock_timestamp() AS now, o.id AS open_id, o.attempt_number AS open_number,
+            o.started_at AS open_started_at, o.expires_at AS open_expires_at, o.answers_snapshot::text AS open_answers
+        FROM enrollments e
+        LEFT JOIN course_version_quizzes q ON q.course_version_id = e.course_version_id AND q.quiz_id = %(quiz_id)b
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS attempts, coalesce(max(attempt_number), 0) AS last_number, max(completed_at) AS last_completed_at
+            FROM quiz_attempts
+            WHERE user_id = e.user_id AND quiz_id = %(quiz_id)b AND enrolled_course_version_id = e.course_version_id
+        ) a
+        LEFT JOIN quiz_attempts o ON o.user_id = e.user_id AND o.quiz_id = %(quiz_id)b
+            AND o.enrolled_course_version_id = e.course_version_id AND o.completed_at IS NULL
+        WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b
+        """,
+        {"user_id": user_id, "course_version_id": course_version_id, "quiz_id": quiz_id},
+    )
+
+
+def loads_answers(text: str | None) -> dict[str, Any]:
+    """Saved answers with their numbers exact; nothing saved is no answers."""
+    return simplejson.loads(text, use_decimal=True) if text else {}
+
+
+def start(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, number: int) -> Cursor[OpenAttempt]:
+    """Start attempt `number`, by the database's clock,
+    unless someone else did meanwhile: no row then. Lock the enrolment before."""
+    return conn.cursor(row_factory=class_row(OpenAttempt)).execute(
+        """
+        INSERT INTO quiz_attempts (user_id, quiz_id, enrolled_course_version_id, attempt_number, started_at, expires_at)
+        SELECT e.user_id, q.quiz_id, e.course_version_id, %(number)s, now(), now() + make_interval(secs => q.time_limit_seconds)
+        FROM enrollments e
+        JOIN course_version_quizzes q ON q.course_version_id = e.course_version_id AND q.quiz_id = %(quiz_id)b
+        WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b AND e.status IN ('active', 'completed')
+            AND NOT EXISTS (
+                SELECT FROM quiz_attempts a
+                WHERE a.user_id = e.user_id AND a.quiz_id = q.quiz_id AND a.enrolled_course_version_id = e.course_version_id
+                    AND (a.attempt_number >= %(number)s OR a.completed_at IS NULL)
+            )
+        RETURNING id, attempt_number, started_at, expires_at, '{}'::jsonb AS answers
+        """,
+        {"user_id": user_id, "course_version_id": course_version_id, "quiz_id": quiz_id, "number": number},
+    )
+
+
+def close(
+    conn: Connection, attempt_id: UUID, answers: Answers, grade: Grade, key: AnswerKey, *, in_time: bool
+) -> Cursor[tuple[UUID]]:
+    """Close an open attempt with its grade, and publish it. No row: it is closed already,
+    or the key is no longer the current one.
+
+    Lock the enrolment before.
+    """
+    return conn.execute(
+        """
+        WITH closed AS (
+            UPDATE quiz_attempts a
+            SET answers_snapshot = %(answers)s::jsonb, score = %(score)b, is_passed = %(is_passed)b, in_time = %(in_time)b,
+                completed_at = CASE WHEN %(in_time)b THEN now() ELSE least(now(), a.expires_at) END, key_version = q.key_version,
+                pass_threshold_percentage = q.pass_threshold_percentage, question_results = %(question_results)s::jsonb
+            FROM course_version_quizzes q
+            WHERE a.id = %(id)b AND a.completed_at IS NULL AND q.course_version_id = a.enrolled_course_version_id
+                AND q.quiz_id = a.quiz_id AND q.key_version = %(key_version)s
+            RETURNING a.*
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + 1
+            FROM closed c WHERE e.user_id = c.user_id AND e.course_version_id = c.enrolled_course_version_id
+            RETURNING e.status, e.sequence
+        ), told AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', 'quiz.graded', c.completed_at, jsonb_build_object(
+                'user_id', c.user_id, 'course_version_id', c.enrolled_course_version_id, 'quiz_id', c.quiz_id, 'attempt_id', c.id,
+                'attempt_number', c.attempt_number, 'score', c.score, 'is_passed', c.is_passed, 'status', n.status,
+                'sequence', n.sequence
+            )
+            FROM closed c CROSS JOIN counted n
+        )
+        SELECT id FROM closed
+        """,
+        {
+            "id": attempt_id,
+            "answers": simplejson.dumps(answers, use_decimal=True),
+            "score": grade.score,
+            "is_passed": grade.is_passed,
+            "in_time": in_time,
+            "key_version": key.key_version,
+            "question_results": simplejson.dumps(grade.question_results),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """What submitting to an attempt is decided on. `same_answers`: whether they are those that it was graded by."""
+
+    user_id: UUID
+    course_version_id: UUID
+    quiz_id: UUID
+    completed_at: datetime | None
+    in_time: bool | None
+    expires_at: datetime | None
+    saved_answers: str | None
+    same_answers: bool | None
+    enrollment_status: str
+    #: The database's clock.
+    now: datetime
+
+    @property
+    def quiz(self) -> QuizId:
+        return self.course_version_id, self.quiz_id
+
+
+def sitting(conn: Connection, attempt_id: UUID, user_id: UUID | None, answers: Answers) -> Cursor[Sitting]:
+    """An attempt about to be submitted to; of `user_id` alone, unless that is None."""
+    return conn.cursor(row_factory=class_row(Sitting)).execute(
+        """
+        SELECT a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.completed_at, a.in_time, a.expires_at,
+            a.answers_snapshot::text AS saved_answers, a.answers_snapshot = %(answers)s::jsonb AS same_answers,
+            e.status AS enrollment_status, clock_timestamp() AS now
+        FROM quiz_attempts a
+        JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
+        WHERE a.id = %(id)b AND (%(user_id)b::uuid IS NULL OR a.user_id = %(user_id)b)
+        """,
+        {"id": attempt_id, "user_id": user_id, "answers": simplejson.dumps(answers, use_decimal=True)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A row of `attempt` and `attempts`; `keys` are the questions with their keys where the quiz reveals them."""
+
+    id: UUID
+    user_id: UUID
+    course_version_id: UUID
+    quiz_id: UUID
+    attempt_number: int
+    started_at: datetime
+    expires_at: datetime | None
+    completed_at: datetime | None
+    score: float | None
+    is_passed: bool | None
+    pass_threshold_percentage: float | None
+    in_time: bool | None
+    answers: dict[str, Any] | None
+    question_results: list[dict[str, str]] | None
+    keys: list[dict[str, Any]] | None
+
+    def model(self) -> Attempt:
+        correct = {key["question_id"]: key["correct"] for key in self.keys or []}
+        questions = None
+        if self.question_results is not None:
+            questions = [
+                QuestionPoints(
+                    question_id=r["question_id"],
+                    points_earned=float(Fraction(r["points_earned"])),
+                    points_possible=float(Fraction(r["points_possible"])),
+                    rule=r["rule"],
+                    correct=correct.get(r["question_id"]),
+                )
+                for r in self.question_results
+            ]
+        values = {name: getattr(self, name) for name in Attempt.model_fields if name != "questions"}
+        return Attempt(questions=questions, **values)
+
+
+def attempt(conn: Connection, attempt_id: UUID, user_id: UUID | None) -> Cursor[_Attempt]:
+    """One attempt; of `user_id` alone, unless that is None."""
+    return conn.cursor(row_factory=class_row(_Attempt)).execute(
+        """
+        SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
+        a.expires_at,
+            a.completed_at, a.score, a.is_passed, a.pass_threshold_percentage::float8, a.in_time, a.answers_snapshot AS answers,
+            a.question_results, k.questions AS keys
+        FROM quiz_attempts a
+        JOIN course_version_quizzes q ON q.course_version_id = a.enrolled_course_version_id AND q.quiz_id = a.quiz_id
+        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.enrolled_course_version_id
+            AND k.quiz_id = a.quiz_id AND k.key_version = a.key_version
+        WHERE a.id = %(id)b AND (%(user_id)b::uuid IS NULL OR a.user_id = %(user_id)b)
+        """,
+        {"id": attempt_id, "user_id": user_id},
+    )
+
+
+def attempts(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, after: int, limit: int) -> Cursor[_Attempt]:
+    """A learner's attempts at one quiz in the order of their numbers, from behind the number `after`."""
+    return conn.cursor(row_factory=class_row(_Attempt)).execute(
+        """
+        SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
+        a.expires_at,
+            a.completed_at, a.score, a.is_passed, a.pass_threshold_percentage::float8, a.in_time, a.answers_snapshot AS answers,
+            a.question_results, k.questions AS keys
+        FROM quiz_attempts a
+        JOIN course_version_quizzes q ON q.course_version_id = a.enrolled_course_version_id AND q.quiz_id = a.quiz_id
+        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.enrolled_course_version_id
+            AND k.quiz_id = a.quiz_id AND k.key_version = a.key_version
+        WHERE a.user_id = %s AND a.enrolled_course_version_id = %s AND a.quiz_id = %s AND a.attempt_number > %s
+        ORDER BY a.attempt_number LIMIT %s
+        """,
+        [user_id, course_version_id, quiz_id, after, limit],
+    )
+
+
+def quiz_exists(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID) -> Cursor[tuple[bool]]:
+    """Whether the enrolled course version has the quiz; no row if there is no such enrolment."""
+    return conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM course_version_quizzes q WHERE q.course_version_id = e.course_version_id AND q.quiz_id = %s)
+        FROM enrollments e WHERE e.user_id = %s AND e.course_version_id = %s
+        """,
+        [quiz_id, user_id, course_version_id],
+    )

@@ -1,0 +1,51 @@
+"""The environment, read here and nowhere else; each variable is parsed at its first use."""
+
+import os
+from functools import cache
+
+
+class MissingSetting(RuntimeError):
+    """An environment variable that the function needs is not set."""
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise MissingSetting(f"The environment variable {name} is not set.")
+    return value
+
+
+@cache
+def database_url() -> str:
+    """libpq URL of the database, or of the proxy before it."""
+    return _required("DATABASE_URL")
+
+
+@cache
+def plain_transactions() -> bool:
+    """Whether statements go in BEGIN … COMMIT, one trip each, instead of one pipelined trip: for a proxy that misbehaves."""
+    return os.environ.get("DATABASE_PLAIN_TRANSACTIONS") == "1"
+
+
+@cache
+def public_base_url() -> str:
+    """Where strangers reach the service, without a slash at the end: the base of a certificate's address."""
+    return _required("PUBLIC_BASE_URL").rstrip("/")
+
+
+@cache
+def retry_patience_seconds() -> int:
+    """For how many seconds an event is tried again whose enrolment or course version is not known yet."""
+    return int(_required("RETRY_PATIENCE_SECONDS"))
+
+
+@cache
+def event_bus_name() -> str:
+    """The EventBridge bus that our events are published on."""
+    return _required("EVENT_BUS_NAME")
+
+
+@cache
+def queue_url(queue: str, *, dead_letter: bool) -> str:
+    """Address of a queue (enrollment, progress, quiz, certificate, catalog) or of its dead-letter queue."""
+    return _required(f"{queue.upper()}_{'DLQ' if dead_letter else 'QUEUE'}_URL")

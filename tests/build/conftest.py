@@ -1,0 +1,54 @@
+"""The built artifacts, and the template that they are built from."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local import template
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """The folder with what `make build` makes for this machine; built here unless it is up to date."""
+    architecture = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
+    # A make that runs these tests must not hand its flags and variables down to this one.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    built = subprocess.run(
+        ["make", "build", f"ARCHITECTURE={architecture}"],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return PROJECT / ".aws-sam" / "build"
+
+
+@pytest.fixture(scope="session")
+def stack() -> template.Template:
+    """The template as the local service reads it, with any values for its parameters."""
+    parameters = {
+        "DatabaseUrl": "postgresql://app@database.example.org/learner_progress",
+        "JwtIssuer": "https://iam.example.org",
+        "PublicBaseUrl": "https://certificates.example.org",
+    }
+    return template.read(parameters, "https://sqs.eu-west-1.amazonaws.com")
+
+
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    """The template as it is written; `!Ref x` is `{"Ref": "x"}` and `!GetAtt x.y` is `{"GetAtt": "x.y"}`."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("!", lambda loader, name, node: {name: node.value})
+    return yaml.load((PROJECT / "template.yaml").read_text(), Loader)  # noqa: S506 - the loader is a SafeLoader.

@@ -1,0 +1,130 @@
+"""What `make build` packs: complete, for the right machine, compiled, and nothing twice."""
+
+import json
+import platform
+import struct
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.template import Template
+
+PROJECT = Path(__file__).parents[2]
+
+# The functions by the logical ids that their folders' names make.
+FUNCTIONS = sorted(path.parent.name.title().replace("_", "") for path in PROJECT.glob("functions/*/app.py"))
+LAYERS = ["DependenciesLayer", "DocumentsLayer", "MigrationsLayer", "SharedLayer"]
+
+# What Lambda's Python runtime brings along: boto3 and all that it needs. Importing it takes longer than all the rest, so only
+# a function that nobody waits for may do it.
+RUNTIME = ["boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3"]
+MAY_IMPORT_BOTO3 = {"OutboxRelay"}
+# Powertools gives botocore its name for the user agent, and imports no more than this small module for that.
+IMPORTED_BY_POWERTOOLS = {"botocore"}
+
+# The numbers of the ELF format for machines, by the names that uname has for them.
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+
+# Lambda's limit for a function with all its layers, unzipped.
+MAX_UNZIPPED_BYTES = 250 * 1024 * 1024
+
+# Where `make build` has not run before, it downloads what it packs.
+pytestmark = pytest.mark.timeout(300)
+
+IMPORT = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+import app
+files = {name: module.__file__ for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+print(json.dumps({"callable": callable(app.handler), "files": files}))
+"""
+
+
+def layers_of(document: dict[str, Any], function: str) -> list[str]:
+    layers = document["Globals"]["Function"]["Layers"] + document["Resources"][function]["Properties"].get("Layers", [])
+    return [layer["Ref"] for layer in layers]
+
+
+def files_in(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def test_every_function_and_layer_is_built(artifacts: Path, stack: Template) -> None:
+    assert set(stack.functions) == set(FUNCTIONS)
+    assert {path.name for path in artifacts.iterdir() if path.is_dir()} == {*FUNCTIONS, *LAYERS}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_function_imports_from_its_artifact_alone(
+    artifacts: Path, document: dict[str, Any], stack: Template, function: str, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    for name in RUNTIME:
+        (runtime / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
+    path = [artifacts / function, *(artifacts / layer / "python" for layer in layers_of(document, function)), runtime]
+    # Isolated from this environment's packages, and from a folder in which the project's own `shared` can't be found.
+    imported = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", IMPORT, json.dumps([str(folder) for folder in path])],
+        cwd=tmp_path,
+        env=stack.functions[function].environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert imported.returncode == 0, imported.stderr
+    answer = json.loads(imported.stdout.splitlines()[-1])
+    assert answer["callable"]
+    assert answer["files"]["app"] == str(artifacts / function / "app.py")
+    if function not in MAY_IMPORT_BOTO3:
+        from_runtime = {name for name, file in answer["files"].items() if file.startswith(str(runtime))}
+        assert from_runtime <= IMPORTED_BY_POWERTOOLS
+
+
+def test_machine_code_is_for_the_requested_architecture(artifacts: Path) -> None:
+    machines: dict[str, int] = {}
+    for name in files_in(artifacts):
+        with (artifacts / name).open("rb") as file:
+            head = file.read(20)
+        if head.startswith(b"\x7fELF"):
+            machines[str(name)] = struct.unpack_from("<H", head, 18)[0]
+    assert any("psycopg_binary" in name for name in machines)
+    assert any("pydantic_core" in name for name in machines)
+    assert set(machines.values()) == {ELF_MACHINES[platform.machine()]}, machines
+
+
+def test_all_python_is_compiled_and_never_compared_with_its_source(artifacts: Path) -> None:
+    sources = [artifacts / name for name in files_in(artifacts) if name.suffix == ".py"]
+    assert sources
+    for source in sources:
+        compiled = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+        # By PEP 552 the second word of a .pyc is 1 when Python is to believe it without a look at the source.
+        assert struct.unpack_from("<I", compiled.read_bytes(), 4)[0] == 1, compiled
+
+
+@pytest.mark.parametrize(("layer", "package"), [("SharedLayer", "shared"), ("MigrationsLayer", "migrations")])
+def test_layer_of_our_own_holds_the_package_and_nothing_else(artifacts: Path, layer: str, package: str) -> None:
+    assert [path.name for path in (artifacts / layer / "python").iterdir()] == [package]
+    packed = files_in(artifacts / layer / "python" / package)
+    assert packed == files_in(PROJECT / package)
+    # SAM packs whatever lies in the folder, so that tests and the caches of tools must not lie there.
+    assert not [name for name in packed if any(part.startswith((".", "test")) for part in name.parts)]
+
+
+def test_no_name_is_packed_twice(artifacts: Path) -> None:
+    places: dict[str, list[str]] = {}
+    for place in [*(f"{layer}/python" for layer in LAYERS), "Migrate"]:
+        for path in (artifacts / place).iterdir():
+            if path.name not in ("requirements.txt", "__pycache__"):
+                places.setdefault(path.name, []).append(place)
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_function_with_its_layers_is_within_the_limit_of_lambda(artifacts: Path, document: dict[str, Any], function: str) -> None:
+    parts = [artifacts / part for part in [function, *layers_of(document, function)]]
+    assert sum((part / name).stat().st_size for part in parts for name in files_in(part)) < MAX_UNZIPPED_BYTES

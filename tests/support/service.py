@@ -1,0 +1,224 @@
+"""The service as its callers have it: real events into the real handlers."""
+
+import importlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
+ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
+
+FUNCTIONS = {
+    "enrollment": r"/users/[^/]+/enrollments(/[^/]+(/cancel|/revoke|/reinstate)?)?$",
+    "progress": r"/users/[^/]+/enrollments/[^/]+/(lessons/[^/]+/)?progress$",
+    "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/attempts$|/quiz-attempts/",
+    "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/",
+}
+
+
+class Context:
+    """Lambda's context, as far as Powertools and the relay look at it."""
+
+    memory_limit_in_mb = 512
+    invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:test"
+
+    def __init__(self, function_name: str) -> None:
+        self.function_name = function_name
+        self.aws_request_id = str(uuid4())
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 30_000
+
+
+def context(function_name: str) -> Any:
+    return Context(function_name)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def event(type_: str, data: dict[str, Any], time: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A CloudEvents event."""
+    return {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "source": "tests",
+        "type": type_,
+        "time": time or now(),
+        "data": data,
+    } | fields
+
+
+def record(body: str, attributes: dict[str, str] | None = None) -> dict[str, Any]:
+    """An SQS record as Lambda hands it over."""
+    return {
+        "messageId": str(uuid4()),
+        "receiptHandle": "handle",
+        "body": body,
+        "attributes": {"ApproximateReceiveCount": "1"},
+        "messageAttributes": {name: {"stringValue": value, "dataType": "String"} for name, value in (attributes or {}).items()},
+        "md5OfBody": "",
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:queue",
+        "awsRegion": "eu-west-1",
+    }
+
+
+class Service:
+    """Calls handlers, and looks into the database."""
+
+    def __init__(self, database_url: str) -> None:
+        self.database_url = database_url
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        sub: UUID | None = LEARNER,
+        scope: str = "",
+        headers: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+        raw: str | None = None,
+    ) -> Answer:
+        """One request, with a token of `sub` (None: without one)."""
+        name = next((name for name, pattern in FUNCTIONS.items() if re.match(pattern, path)), "report")
+        text = raw if raw is not None else json.dumps(body) if body is not None else None
+        claims = {"sub": str(sub), "scope": scope, "iss": "https://iam", "aud": "learner-progress"}
+        payload = {
+            "version": "2.0",
+            "routeKey": f"{method} {path}",
+            "rawPath": quote(path),
+            "rawQueryString": urlencode(query or {}),
+            "headers": {"content-type": "application/json", "host": "localhost"} | (headers or {}),
+            "queryStringParameters": query or {},
+            "requestContext": {
+                "accountId": "123456789012",
+                "apiId": "api",
+                "domainName": "localhost",
+                "stage": "$default",
+                "requestId": str(uuid4()),
+                "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "test"},
+            }
+            | ({"authorizer": {"jwt": {"claims": claims, "scopes": None}}} if sub else {}),
+            "body": text,
+            "isBase64Encoded": False,
+        }
+        answer = self.invoke(f"{name}_api", payload)
+        return Answer(answer["statusCode"], {k.lower(): v for k, v in answer["headers"].items()}, answer["body"])
+
+    def admin(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
+        """One request by an administrator."""
+        return self.http(method, path, body, sub=ADMIN, scope="learner-progress:admin", **options)
+
+    def invoke(self, function: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Invoke a function's handler."""
+        return importlib.import_module(f"functions.{function}.app").handler(payload, context(function))
+
+    def send(self, queue: str, *bodies: Any) -> None:
+        """One invocation of a queue's worker; a body that is no text is sent as JSON."""
+        records = [record(body if isinstance(body, str) else json.dumps(body)) for body in bodies]
+        answer = self.invoke(f"{queue}_worker", {"Records": records})
+        assert answer == {"batchItemFailures": []}
+
+    def deliver(self) -> int:
+        """Hand what is in the outbox for our own queues over to their workers, as relay, bus and queues do."""
+        handed = 0
+        for row in self.rows("SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY created_at"):
+            queue = row["queue"]
+            if row["destination"] == "bus":
+                is_for_us = row["type"] in ("enrollment.completed", "certificate.revoked", "certificate.reinstated")
+                queue = "certificate" if is_for_us else None
+            if queue and row["destination"] != "dead_letter_queue":
+                attributes = {"tries": str(row["tries"])} if row["body"] else {}
+                if row["waiting_since"]:
+                    attributes["waiting_since"] = row["waiting_since"].isoformat()
+                body = row["body"] or json.dumps(
+                    event(row["type"], row["data"], row["occurred_at"].isoformat(), id=str(row["id"]))
+                )
+                self.rows("UPDATE outbox SET sent_at = now() WHERE id = %s", row["id"])
+                self.invoke(f"{queue}_worker", {"Records": [record(body, attributes)]})
+                handed += 1
+            elif row["destination"] == "bus":
+                self.rows("UPDATE outbox SET sent_at = now() WHERE id = %s", row["id"])
+        return handed
+
+    def rows(self, query: Any, *parameters: Any) -> list[dict[str, Any]]:
+        """What a statement gives, each row as a dictionary."""
+        with psycopg.connect(self.database_url, autocommit=True) as conn:
+            cursor = conn.cursor(row_factory=dict_row).execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """What is bound for dead-letter queues."""
+        return self.rows("SELECT * FROM outbox WHERE destination = 'dead_letter_queue' ORDER BY created_at")
+
+    def published(self, type_: str | None = None) -> list[dict[str, Any]]:
+        """The events published, in the order of their sequence."""
+        return self.rows(
+            """
+            SELECT type, data FROM outbox WHERE destination = 'bus' AND (%s::text IS NULL OR type = %s)
+            ORDER BY data ->> 'user_id', (data ->> 'sequence')::int
+            """,
+            type_,
+            type_,
+        )
+
+
+def course(
+    *, lessons: int = 2, required_lessons: int | None = None, quizzes: list[dict[str, Any]] | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Data of a `course_version.published` event."""
+    required = lessons if required_lessons is None else required_lessons
+    return {
+        "course_version_id": str(uuid4()),
+        "course_id": str(uuid4()),
+        "title": "Social science",
+        "version": "2013J",
+        "issuer_name": "Open College",
+        "lessons": [{"lesson_id": str(uuid4()), "title": f"Lesson {n}", "required": n < required} for n in range(lessons)],
+        "quizzes": quizzes or [],
+    } | fields
+
+
+def quiz(**fields: Any) -> dict[str, Any]:
+    """A quiz of two questions, four points."""
+    return {
+        "quiz_id": str(uuid4()),
+        "title": "Quiz",
+        "required": True,
+        "pass_threshold_percentage": 50,
+        "questions": [
+            {
+                "question_id": "q1",
+                "kind": "single_choice",
+                "prompt": "?",
+                "points": 3,
+                "choices": [{"id": "a", "text": "A"}, {"id": "b", "text": "B"}],
+                "correct": "a",
+            },
+            {"question_id": "q2", "kind": "numeric", "prompt": "?", "points": 1, "correct": 0.1, "tolerance": 0},
+        ],
+    } | fields
