@@ -81,7 +81,7 @@ lock: $(UV) ## lock the dependencies anew, and write the requirements of layers 
 
 clean: ## stop the local service and remove its data and everything built; .venv and .tools stay
 	@if [ -d .local ] && [ -x $(PYTHON) ]; then $(PYTHON) -m local stop; fi
-	rm -rf .local .aws-sam .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .local .aws-sam .pytest_cache .hypothesis .import_linter_cache .coverage
 
 # Which group of pyproject.toml is packaged where. No group stands in two places, and no layer holds what another one has.
 PACKAGED := functions=layers/dependencies/requirements.txt documents=layers/documents/requirements.txt \

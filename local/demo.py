@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import psycopg
+from botocore.exceptions import BotoCoreError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,6 +41,9 @@ MESSAGES_AHEAD = 20
 
 STALL_SECONDS = 240
 """The service has stopped when nothing at all moves for so long; a message that a worker lost comes back after 180 seconds."""
+
+PAUSE_SECONDS = 0.1
+"""Between two looks at what is being waited for, which take the machine's time away from what they wait for."""
 
 LINES_SHOWN = 5
 """How many left-out rows, and how many refused events, are shown; all left-out rows are in a file."""
@@ -70,8 +74,11 @@ def main(data: str | None = None, json_file: str | None = None, shuffle: int | N
         with running() as service:
             return replay(console, dataset, left_out, service, counts_file, shuffle)
     except (DemoError, oulad.DataFolderError, ServiceError) as problem:
-        console.print(f"[bold red]The demo stopped:[/] {escape(str(problem))}", soft_wrap=True)
-        return 1
+        reason = str(problem)
+    except (httpx.TransportError, psycopg.OperationalError, BotoCoreError) as problem:
+        reason = f"the service does not answer any more ({problem}); its logs are in {default_dir() / 'log'}"
+    console.print(f"[bold red]The demo stopped:[/] {escape(reason)}", soft_wrap=True)
+    return 1
 
 
 def replay(
@@ -105,7 +112,7 @@ def replay(
     if counts_file:
         counts_file.write_text(json.dumps(counts, indent=1) + "\n")
     if refused:
-        console.print(f"[bold red]{refused} events were refused.[/] Some of the reasons:")
+        console.print(f"\n[bold red]Events refused: {refused:,}.[/] Some of the reasons:")
         for reason in reasons:
             console.print(f"  {escape(reason)}", soft_wrap=True)
     return 1 if refused else 0
@@ -282,22 +289,26 @@ class Traffic:
         """
 
         def done() -> bool:
-            unsent, total = self.outbox()
-            left = sum(self.messages(self.service[f"{queue}_QUEUE_URL"]) for queue in QUEUES)
-            stage.say(f"{left} messages and {unsent:,} events out left" if left or unsent else "")
-            return not unsent and not left and self.outbox() == (0, total)
+            # Asked first, because an index answers it, while the outbox as a whole is large and the stand-ins are busy.
+            ((unsent,),) = self.database.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL").fetchall()
+            if unsent:
+                stage.say(f"{unsent:,} events to send out")
+                return False
+            before, left = self.state()
+            stage.say(f"{sum(left)} messages left" if any(left) else "")
+            return not any(left) and before[0] == 0 and self.outbox() == before
 
         self.wait_until(done)
 
     def outbox(self) -> tuple[int, int]:
         """How many events and messages of the service are not sent yet, and how many it has written at all."""
-        row = self.database.execute("SELECT count(*) FILTER (WHERE sent_at IS NULL), count(*) FROM outbox").fetchone()
-        if row is None:
-            raise AssertionError("an aggregate without GROUP BY always gives one row")
-        return row[0], row[1]
+        ((unsent, total),) = self.database.execute(
+            "SELECT count(*) FILTER (WHERE sent_at IS NULL), count(*) FROM outbox"
+        ).fetchall()
+        return unsent, total
 
     def state(self) -> tuple[tuple[int, int], list[int]]:
-        """Whatever changes as long as the service works: the outbox and how many messages each queue holds."""
+        """Whatever changes as long as the service works: the outbox, and then how many messages each queue holds."""
         return self.outbox(), [self.messages(self.service[f"{queue}_QUEUE_URL"]) for queue in QUEUES]
 
     def wait_until(self, done: Callable[[], bool]) -> None:
@@ -314,9 +325,9 @@ class Traffic:
                     waiting = ", ".join(f"{name.lower()} {count}" for name, count in zip(QUEUES, left, strict=True) if count)
                     raise DemoError(
                         f"nothing has moved for {STALL_SECONDS} s; messages in the queues: {waiting or 'none'}, "
-                        f"events not sent: {unsent}. The functions' logs are in {state_folder().parent / 'log'}"
+                        f"events not sent: {unsent}. The functions' logs are in {default_dir() / 'log'}"
                     )
-            time.sleep(0.05)
+            time.sleep(PAUSE_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------------- on screen
@@ -334,12 +345,13 @@ class LeftOut:
 
     def add(self, file: str, line: int, reason: str) -> None:
         """Take note of a row."""
-        # A row may hold anything, and of any length.
-        text = f"{file}:{line}: {reason}"[:300]
+        # A row may hold anything, and of any length, but a terminal obeys some characters.
+        text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in reason[:300])
+        text = f"{file}:{line}: {text}"
         if len(self.first) < LINES_SHOWN:
             self.first.append(text)
         self.files[file] += 1
-        with self.path.open("a") as lines:
+        with self.path.open("a", encoding="utf-8") as lines:
             lines.write(text + "\n")
 
     def show(self, console: Console) -> None:
@@ -378,7 +390,7 @@ class Display:
             self.bars.stop()
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator["Stage"]:
+    def stage(self, title: str, total: int | None = None) -> Generator["Stage"]:
         """Show a stage with about `total` events; None where there is nothing to send, only to wait for."""
         stage = Stage(self, title, total)
         yield stage
@@ -469,7 +481,7 @@ def read_counts(database_url: str, dataset: oulad.Dataset) -> dict[str, Any]:
         "enrollments": dict(enrollments),
         "lesson_progress": dict(lessons),
         "quiz_attempts": {"passed": passed, "failed": failed},
-        "score_sum": score_sum,
+        "score_sum": score_sum if score_sum % 1 else int(score_sum),
         "certificates": certificates,
     }
 

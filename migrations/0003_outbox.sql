@@ -3,6 +3,10 @@
 SET LOCAL lock_timeout = '4s';
 SET LOCAL statement_timeout = '60s';
 
+-- How every time leaves the service: RFC 3339 in UTC, whatever the session's time zone.
+CREATE FUNCTION rfc3339(moment timestamptz) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+
 CREATE TABLE outbox (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     created_at timestamptz NOT NULL DEFAULT now(),

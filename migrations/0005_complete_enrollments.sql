@@ -43,7 +43,7 @@ BEGIN
     )
     INSERT INTO outbox (destination, type, occurred_at, data)
     SELECT 'bus', 'enrollment.completed', c.completed_at, jsonb_build_object(
-        'user_id', c.user_id, 'course_version_id', c.course_version_id, 'status', 'completed', 'completed_at', c.completed_at,
+        'user_id', c.user_id, 'course_version_id', c.course_version_id, 'status', 'completed', 'completed_at', rfc3339(c.completed_at),
         'sequence', c.sequence
     )
     FROM completed c;

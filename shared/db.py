@@ -88,10 +88,12 @@ def lock_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> N
     """
     conn.execute(
         """
-        SELECT 1 FROM enrollments e
-        JOIN unnest(%b::uuid[], %b::uuid[]) AS k (user_id, course_version_id)
-            ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
-        ORDER BY e.user_id, e.course_version_id FOR NO KEY UPDATE OF e
+        SELECT count(*) FROM (
+            SELECT FROM enrollments e
+            JOIN unnest(%b::uuid[], %b::uuid[]) AS k (user_id, course_version_id)
+                ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
+            ORDER BY e.user_id, e.course_version_id FOR NO KEY UPDATE OF e
+        ) locked
         """,
         columns(list(keys), 2),
     )

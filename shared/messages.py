@@ -4,15 +4,16 @@ A worker parses every record of its invocation, takes all events in one transact
 be taken: for another try if time may cure it, else for the dead-letter queue. So one bad event never holds back another.
 """
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Literal
 
 import psycopg
-import simplejson
-from pydantic import BaseModel, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from shared import db, outbox, settings
 from shared.errors import Flaw, Invalid, Malformed, ServiceError, flaws
@@ -42,6 +43,13 @@ class DatabaseRefused(ServiceError):
     """The database holds a rule that this event breaks."""
 
 
+class Waiting(BaseModel):
+    """The message attributes of an event that was set apart before: how often, and since when it has been waiting."""
+
+    tries: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    waiting_since: Time | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming[Data: BaseModel]:
     """One event, its text as it came, how often it was set apart before, and since when it has been waiting."""
@@ -54,7 +62,10 @@ class Incoming[Data: BaseModel]:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One event, or a whole body, that could not even be parsed. `place` tells it from all others: message and position."""
+    """One event, or a whole body, that could not even be parsed.
+
+    `place` tells it from all others: its source and id where it names them, else message and position.
+    """
 
     place: str
     body: str
@@ -69,7 +80,7 @@ type Take = Callable[[list[Incoming[Any]]], dict[int, ServiceError]]
 def work(
     queue: str,
     sqs_event: dict[str, Any],
-    models: dict[str, type[BaseModel]],
+    models: Mapping[str, type[BaseModel]],
     take: Take,
     *,
     exact_numbers: bool = False,
@@ -103,11 +114,18 @@ def work(
     refused = _take(take, incoming) if incoming else {}
     for n, error in refused.items():
         item = incoming[n]
-        place = f"{item.event.source}\n{item.event.id}\n{item.body}"
+        place = _place(item.event.source, item.event.id, item.body)
         if error.may_be_cured:
             apart.append(
                 outbox.another_try(
-                    queue, place, item.body, item.tries, error, item.waiting_since or now, now, settings.retry_patience_seconds()
+                    queue,
+                    place,
+                    item.body,
+                    item.tries,
+                    error,
+                    min(item.waiting_since or now, now),
+                    now,
+                    settings.retry_patience_seconds(),
                 )
             )
         else:
@@ -138,13 +156,11 @@ def _take(take: Take, incoming: list[Incoming[Any]]) -> dict[int, ServiceError]:
 
 
 def parse(
-    record: dict[str, Any], models: dict[str, type[BaseModel]], *, exact_numbers: bool = False
+    record: dict[str, Any], models: Mapping[str, type[BaseModel]], *, exact_numbers: bool = False
 ) -> list[Incoming[Any] | Rejected]:
     """Parse an SQS record into its events; whatever can't be parsed stands for itself."""
-    attributes = record.get("messageAttributes") or {}
-    tries = int(attributes["tries"]["stringValue"]) if "tries" in attributes else 0
-    waiting_since = datetime.fromisoformat(attributes["waiting_since"]["stringValue"]) if "waiting_since" in attributes else None
-    message_id, body = record["messageId"], record["body"]
+    waiting = _waiting(record.get("messageAttributes") or {})
+    tries, message_id, body = waiting.tries, record["messageId"], record["body"]
     try:
         content = loads(body, exact_numbers=exact_numbers)
     except Malformed as error:
@@ -155,19 +171,39 @@ def parse(
         too_many = Invalid(Flaw("#", f"expected at most {MAX_EVENTS} events in one message, found {len(content)}"))
         return [Rejected(message_id, body, tries, too_many)]
     else:
-        texts = None
+        texts = _texts(body)
     items: list[Incoming[Any] | Rejected] = []
-    for n, element in enumerate(content):
+    for n, (element, text) in enumerate(zip(content, texts, strict=True)):
         try:
             event = _event(element, models)
         except ServiceError as error:
-            items.append(Rejected(f"{message_id}#{n}", texts[n] if texts else _text(element), tries, error))
+            items.append(Rejected(_place_of(element, text) or f"{message_id}#{n}", text, tries, error))
         else:
-            items.append(Incoming(event, texts[n] if texts else _text(element), tries, waiting_since))
+            items.append(Incoming(event, text, tries, waiting.waiting_since))
     return items
 
 
-def _event(element: Any, models: dict[str, type[BaseModel]]) -> Event[Any]:
+def _waiting(attributes: Mapping[str, Mapping[str, Any]]) -> Waiting:
+    try:
+        return Waiting.model_validate({name: value.get("stringValue") for name, value in attributes.items()})
+    except ValidationError:
+        # Only what the relay wrote has a meaning; a producer may have attributes of the same names.
+        return Waiting()
+
+
+def _place(source: str, id_: str, text: str) -> str:
+    return f"{source}\n{id_}\n{text}"
+
+
+def _place_of(element: Any, text: str) -> str | None:
+    match element:
+        case {"source": str(source), "id": str(id_)} | {"detail-type": _, "detail": {"source": str(source), "id": str(id_)}}:
+            return _place(source, id_, text)
+        case _:
+            return None
+
+
+def _event(element: Any, models: Mapping[str, type[BaseModel]]) -> Event[Any]:
     if isinstance(element, dict) and "detail-type" in element and "detail" in element:
         element = element["detail"]
     if not isinstance(element, dict):
@@ -186,6 +222,21 @@ def _event_model(data: type[BaseModel]) -> type[Event[Any]]:
     return Event[data]
 
 
-def _text(element: Any) -> str:
-    """The JSON text of one event out of an array, its numbers as they came."""
-    return simplejson.dumps(element, use_decimal=True, separators=(",", ":"))
+_BETWEEN = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def _texts(array: str) -> list[str]:
+    """The text of each element of what is known to be a JSON array, as it came."""
+    texts: list[str] = []
+    at = _after(array, array.index("[") + 1)
+    while array[at] != "]":
+        end = _DECODER.raw_decode(array, at)[1]
+        texts.append(array[at:end])
+        at = _after(array, end)
+    return texts
+
+
+def _after(array: str, at: int) -> int:
+    found = _BETWEEN.match(array, at)
+    return found.end() if found else at

@@ -40,7 +40,7 @@ class Message:
 def dead_letter(queue: str, place: str, body: str, tries: int, error: ServiceError) -> Message:
     """What nobody can take, for the queue's dead-letter queue."""
     return Message(
-        "dead_letter_queue", queue, _key(queue, place), _storable(body), error.code(), error.detail[:1000], tries + 1, None, None
+        "dead_letter_queue", queue, _key(queue, place), _storable(body), error.code(), _reason(error), tries + 1, None, None
     )
 
 
@@ -65,7 +65,7 @@ def another_try(
         _key(queue, place),
         _storable(body),
         error.code(),
-        error.detail[:1000],
+        _reason(error),
         tries + 1,
         waiting_since,
         available_at,
@@ -81,9 +81,15 @@ def _storable(body: str) -> str:
     return body.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\u0000")
 
 
+def _reason(error: ServiceError) -> str:
+    """What SQS takes as an attribute: at most 1,000 characters, none of them a control character from someone's field name."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in error.detail[:1000])
+
+
 def set_apart(conn: Connection, messages: list[Message]) -> None:
     """Store messages that could not be taken; one that was set apart before, as often as now, is there already."""
-    latest = {m.message_key: m for m in messages}
+    # A repetition of the first delivery may be in one batch with a later try: the later try counts.
+    latest = {m.message_key: m for m in sorted(messages, key=lambda m: m.tries)}
     conn.execute(
         """
         INSERT INTO outbox (destination, queue, message_key, body, code, reason, tries, waiting_since, available_at)
@@ -125,12 +131,13 @@ def lease(conn: Connection, limit: int) -> Cursor[Row]:
     """Take up to `limit` rows that are due, for `LEASE_SECONDS`; two relays never get the same one."""
     return conn.cursor(row_factory=class_row(Row)).execute(
         """
-        UPDATE outbox o
-        SET available_at = now() + make_interval(secs => %(lease)s), deliveries = o.deliveries + 1
-        FROM (
+        WITH due AS MATERIALIZED (
             SELECT id FROM outbox WHERE sent_at IS NULL AND available_at <= now()
             ORDER BY available_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-        ) due
+        )
+        UPDATE outbox o
+        SET available_at = now() + make_interval(secs => %(lease)s), deliveries = o.deliveries + 1
+        FROM due
         WHERE o.id = due.id
         RETURNING o.id, o.destination, o.queue, o.type, o.occurred_at, o.data, o.body, o.code, o.reason, o.tries, o.waiting_since,
             o.deliveries
@@ -139,19 +146,28 @@ def lease(conn: Connection, limit: int) -> Cursor[Row]:
     )
 
 
-def mark_sent(conn: Connection, ids: list[UUID]) -> None:
-    """Note that these rows were taken by whom they were for."""
-    conn.execute("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(%b::uuid[])", [ids])
+def mark_sent(conn: Connection, rows: list[Row]) -> None:
+    """Note that these rows were taken by whom they were for.
+
+    A worker may be quicker and have set the message apart for its next try already; that one is still to be sent.
+    """
+    conn.execute(
+        """
+        UPDATE outbox o SET sent_at = now(), error = NULL
+        FROM unnest(%b::uuid[], %b::int[]) AS s (id, tries) WHERE o.id = s.id AND o.tries = s.tries
+        """,
+        columns([(row.id, row.tries) for row in rows], 2),
+    )
 
 
-def mark_failed(conn: Connection, failures: list[tuple[UUID, str]]) -> None:
+def mark_failed(conn: Connection, failures: list[tuple[Row, str]]) -> None:
     """Note why rows could not be sent; each comes up again after 2, 4, 8, … seconds, at most every five minutes."""
     conn.execute(
         """
         UPDATE outbox o SET error = f.error, available_at = now() + make_interval(secs => least(300, 2 ^ least(o.deliveries, 9)))
-        FROM unnest(%b::uuid[], %b::text[]) AS f (id, error) WHERE o.id = f.id
+        FROM unnest(%b::uuid[], %b::int[], %b::text[]) AS f (id, tries, error) WHERE o.id = f.id AND o.tries = f.tries
         """,
-        columns(failures, 2),
+        columns([(row.id, row.tries, error) for row, error in failures], 3),
     )
 
 
@@ -160,7 +176,8 @@ def prune(conn: Connection) -> None:
     conn.execute(
         """
         DELETE FROM outbox WHERE id IN (
-            SELECT id FROM outbox WHERE sent_at < now() - make_interval(days => %s) ORDER BY sent_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+            SELECT id FROM outbox WHERE sent_at < now() - make_interval(days => %s)
+            ORDER BY sent_at LIMIT 1000 FOR UPDATE SKIP LOCKED
         )
         """,
         [KEPT_DAYS],

@@ -1,12 +1,13 @@
 """What every edge parses alike: JSON, and the types that HTTP bodies and events share."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Annotated, Any, Never
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
 from shared.errors import Malformed
 
@@ -71,13 +72,35 @@ def utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def utc_text(moment: datetime) -> str:
+    """The moment as RFC 3339 in UTC, ending in Z."""
+    return utc(moment).isoformat().replace("+00:00", "Z")
+
+
 def taken_as(moment: datetime, now: datetime) -> datetime:
     """The time that an event counts for: its own, or `now` when it claims to be more than five minutes ahead of it."""
     return now if moment > now + CLOCK_SKEW else moment
 
 
+_DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
+
+
+def _written_out(value: object) -> object:
+    """Keep pydantic from taking a number for seconds since 1970."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
+        return value
+    raise ValueError("expected a time such as 2026-01-31T09:30:00Z")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return utc(moment)
+    except OverflowError:
+        raise ValueError("expected a time that lies within the years 1 to 9999 in UTC") from None
+
+
 #: A time with its offset, as an input or as an output.
-Time = Annotated[AwareDatetime, AfterValidator(utc)]
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 #: Any text that can be stored.
 Text = Annotated[str, AfterValidator(storable)]
 #: Why an administrator did something; it is kept and shown.

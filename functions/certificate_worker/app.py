@@ -12,6 +12,8 @@ from shared.observability import count, observed
 
 MODELS = {
     "enrollment.completed": EnrollmentCompleted,
+    # A completed enrolment that was revoked before its certificate was issued gets it when it is reinstated.
+    "enrollment.reinstated": EnrollmentCompleted,
     "certificate.revoked": CertificateEvent,
     "certificate.reinstated": CertificateEvent,
     "certificate.reissued": CertificateEvent,

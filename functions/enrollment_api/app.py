@@ -94,9 +94,8 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
         written = store.write(conn, [plan] if plan else [])
         if plan and plan.revoke_certificate:
             certificates.revoke(conn, reason=command.reason or "", actor=command.actor, of_revoked=key)
-        if plan and plan.changes and plan.before.status:
+        if plan and plan.is_active_again:
             db.complete_enrollments(conn, [key])
-            certificates.request_missing(conn, [learner])
         return written, store.detail(conn, *key)
 
     for _ in range(10):

@@ -7,7 +7,6 @@ from uuid import UUID
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, messages
-from shared.certificate import store as certificates
 from shared.enrollment import rules, store
 from shared.enrollment.models import EnrollmentCommand, EnrollmentRequested
 from shared.errors import ServiceError, Unavailable
@@ -47,11 +46,9 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
 def _write(conn: db.Connection, plans: list[rules.Plan]) -> Any:
     db.lock_enrollments(conn, [plan.key for plan in plans])
     written = store.write(conn, plans)
-    again = [plan.key for plan in plans if plan.changes and plan.before.status]
+    again = [plan.key for plan in plans if plan.is_active_again]
     if again:
-        # Progress may have been kept from before, so whatever becomes active again may be complete.
         db.complete_enrollments(conn, again)
-        certificates.request_missing(conn, [user_id for user_id, _ in again])
     return written
 
 

@@ -14,6 +14,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from shared import db, outbox, settings
 from shared.observability import count, logger, observed
 from shared.outbox import Row
+from shared.parsing import utc_text
 
 #: Rows leased at a time, entries of one call (the limit of EventBridge and SQS), calls under way at once.
 LEASED, ENTRIES, CALLS = 500, 10, 4
@@ -32,6 +33,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send what is due until the invocation's time is nearly over; the next one, a minute after this one's start, goes on."""
     sent = failed = 0
     db.run(outbox.prune)
+    # Made before there are threads, since boto3's default session is for one at a time.
+    for service in ("events", "sqs"):
+        _client(service)
     with ThreadPoolExecutor(CALLS) as pool:
         while context.get_remaining_time_in_millis() > MARGIN_MILLISECONDS:
             rows = db.run(lambda conn: outbox.lease(conn, LEASED)).fetchall()
@@ -41,19 +45,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             failures: Failures = {}
             for result in pool.map(_send, _calls(rows)):
                 failures |= result
-            delivered = [row.id for row in rows if row.id not in failures]
-            db.run(lambda conn: _mark(conn, delivered, failures))
-            sent, failed = sent + len(delivered), failed + len(failures)
+            delivered = [row for row in rows if row.id not in failures]
+            refused = [(row, failures[row.id]) for row in rows if row.id in failures]
+            db.run(lambda conn: _mark(conn, delivered, refused))
+            sent, failed = sent + len(delivered), failed + len(refused)
     count("OutboxSent", sent)
     count("OutboxFailed", failed)
     return {"sent": sent, "failed": failed}
 
 
-def _mark(conn: db.Connection, delivered: list[UUID], failures: Failures) -> None:
+def _mark(conn: db.Connection, delivered: list[Row], failures: list[tuple[Row, str]]) -> None:
     if delivered:
         outbox.mark_sent(conn, delivered)
     if failures:
-        outbox.mark_failed(conn, list(failures.items()))
+        outbox.mark_failed(conn, failures)
 
 
 def _calls(rows: list[Row]) -> Iterator[list[Row]]:
@@ -123,7 +128,7 @@ def _body(row: Row) -> str:
             "id": str(row.id),
             "source": "learner-progress",
             "type": row.type,
-            "time": row.occurred_at and row.occurred_at.isoformat(),
+            "time": row.occurred_at and utc_text(row.occurred_at),
             "datacontenttype": "application/json",
             "data": row.data,
         }

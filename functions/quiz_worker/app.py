@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import simplejson
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -20,27 +21,27 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
     """Grade all attempts and take them in one transaction; those whose key was corrected meanwhile are graded again."""
     now = datetime.now(UTC)
     refused: dict[int, ServiceError] = {}
-    pending: dict[int, messages.Event[QuizSubmitted]] = {}
-    first: dict[Any, QuizSubmitted] = {}
-    for n, item in enumerate(incoming):
-        data = item.event.data
-        # The same attempt twice in one batch: the first one counts, as if they had come one after the other.
-        earlier = first.setdefault(data.attempt_id, data)
-        if earlier is data:
-            pending[n] = item.event
-        elif _identity(earlier) != _identity(data):
-            refused[n] = AttemptIdTaken()
+    pending = {n: item.event for n, item in enumerate(incoming)}
+    first: dict[UUID, QuizSubmitted] = {}
     stale: set[store.QuizId] = set()
     for _ in range(10):
         submissions: dict[int, store.Submission] = {}
         keys = store.answer_keys({_quiz(event.data) for event in pending.values()}, stale=stale)
         refused |= _unknown({n: event for n, event in pending.items() if _quiz(event.data) not in keys})
         for n, event in pending.items():
-            if n not in refused:
-                try:
-                    submissions[n] = _graded(event, keys[_quiz(event.data)], now)
-                except ServiceError as error:
-                    refused[n] = error
+            if n in refused:
+                continue
+            try:
+                submission = _graded(event, keys[_quiz(event.data)], now)
+            except ServiceError as error:
+                refused[n] = error
+                continue
+            # The same attempt twice in one batch: the first one counts, as if they had come one after the other.
+            earlier = first.setdefault(event.data.attempt_id, event.data)
+            if earlier is event.data:
+                submissions[n] = submission
+            elif _identity(earlier) != _identity(event.data):
+                refused[n] = AttemptIdTaken()
         numbers = list(submissions)
         outcomes = db.run(lambda conn: store.record(conn, list(submissions.values()))).fetchall() if submissions else []
         stale, again = set(), {}

@@ -42,7 +42,7 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             SELECT e.user_id, e.course_version_id, i.certificate_uid, now() + make_interval(days => v.certificate_valid_for_days),
                 jsonb_build_object(
                     'learner_name', l.name, 'locale', l.locale, 'course_title', v.title, 'version', v.version,
-                    'issuer_name', v.issuer_name, 'completed_at', e.completed_at, 'score', (
+                    'issuer_name', v.issuer_name, 'completed_at', rfc3339(e.completed_at), 'score', (
                         SELECT avg(best.score) FROM (
                             SELECT max(a.score) AS score FROM course_version_quizzes q
                             LEFT JOIN quiz_attempts a ON a.user_id = e.user_id AND a.quiz_id = q.quiz_id
@@ -84,7 +84,7 @@ def request_missing(conn: Connection, user_ids: Collection[UUID]) -> None:
         """
         INSERT INTO outbox (destination, queue, type, occurred_at, data)
         SELECT 'queue', 'certificate', 'enrollment.completed', e.completed_at, jsonb_build_object(
-            'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed', 'completed_at', e.completed_at,
+            'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed', 'completed_at', rfc3339(e.completed_at),
             'sequence', e.sequence
         )
         FROM enrollments e

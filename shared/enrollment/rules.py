@@ -82,6 +82,11 @@ class Plan:
         """The enrolment's key: user_id, course_version_id."""
         return self.before.user_id, self.before.course_version_id
 
+    @property
+    def is_active_again(self) -> bool:
+        """Whether progress kept from before may fulfil it at once, so that completion must be checked."""
+        return self.before.status is not None and bool(self.changes) and self.after.status == "active"
+
 
 #: (status, command) → the status it leads to and the event that tells of it, or the error. Where a command leads to the
 #: status that it finds, nothing changes, but it counts as taken: an older one that arrives later changes nothing.

@@ -120,7 +120,7 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             INSERT INTO outbox (destination, type, occurred_at, data)
             SELECT 'bus', 'lesson.completed', c.completed_at, jsonb_build_object(
                 'user_id', c.user_id, 'course_version_id', c.course_version_id, 'lesson_id', c.lesson_id,
-                'status', c.enrollment_status, 'completed_at', c.completed_at, 'sequence', s.sequence + c.k
+                'status', c.enrollment_status, 'completed_at', rfc3339(c.completed_at), 'sequence', s.sequence + c.k
             )
             FROM completed c JOIN numbered s ON s.user_id = c.user_id AND s.course_version_id = c.course_version_id
         )

@@ -23,7 +23,7 @@ class SubmitBody(BaseModel):
 
 
 class QuizSubmitted(BaseModel):
-    """Data of `quiz.submitted`: an attempt that the producer administered. Without `completed_at` it ended at the event's time."""
+    """Data of `quiz.submitted`: an attempt that the producer administered. Without `completed_at` it ended when sent."""
 
     attempt_id: UUID
     user_id: UUID

@@ -129,6 +129,26 @@ def test_real_learners_end_as_an_independent_count_says(
     assert "Student" in Path(page).read_text()
 
 
+@pytest.mark.timeout(120)
+def test_what_the_service_refuses_is_counted_and_explained(
+    service: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # A course version is immutable, and this one had more lessons when it was published for the first time.
+    folder = cut(tmp_path / "folder", 3, "2013B")
+    for table in ("studentRegistration.csv.gz", "studentAssessment.csv.gz", "studentVle_part.tsv.gz"):
+        header = gzip.decompress(folder.joinpath(table).read_bytes()).splitlines()[0]
+        folder.joinpath(table).write_bytes(gzip.compress(header))
+    assert demo.main(str(folder)) == 0
+    sites = gzip.decompress(folder.joinpath("vle.csv.gz").read_bytes()).splitlines()
+    folder.joinpath("vle.csv.gz").write_bytes(gzip.compress(b"\n".join(sites[:-1])))
+    capsys.readouterr()
+    assert demo.main(str(folder), str(tmp_path / "counts.json")) == 1
+    assert json.loads((tmp_path / "counts.json").read_text())["events_refused"] == 1
+    shown = capsys.readouterr().out
+    assert "Events refused: 1." in shown
+    assert "catalog: course_version_changed:" in shown
+
+
 def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert demo.main(str(tmp_path / "nowhere")) == 1
     assert "nowhere is not a folder" in capsys.readouterr().out

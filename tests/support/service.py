@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row
 
+from local import template
+
 LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
 ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
 
@@ -21,6 +23,10 @@ FUNCTIONS = {
     "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/attempts$|/quiz-attempts/",
     "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/",
 }
+
+
+#: The types that the rule on the bus hands to the certificate queue.
+CERTIFICATE_RULE = json.loads(template.read({}, "http://127.0.0.1").rules[0].pattern)["detail-type"]
 
 
 class Context:
@@ -149,8 +155,7 @@ class Service:
         for row in self.rows("SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY created_at"):
             queue = row["queue"]
             if row["destination"] == "bus":
-                is_for_us = row["type"] in ("enrollment.completed", "certificate.revoked", "certificate.reinstated")
-                queue = "certificate" if is_for_us else None
+                queue = "certificate" if row["type"] in CERTIFICATE_RULE else None
             if queue and row["destination"] != "dead_letter_queue":
                 attributes = {"tries": str(row["tries"])} if row["body"] else {}
                 if row["waiting_since"]:
