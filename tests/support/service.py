@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from local import template
+from local.service import parameters
 
 LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
 ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
@@ -26,7 +27,8 @@ FUNCTIONS = {
 
 
 #: The types that the rule on the bus hands to the certificate queue.
-CERTIFICATE_RULE = json.loads(template.read({}, "http://127.0.0.1").rules[0].pattern)["detail-type"]
+_STACK = template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db"), "http://127.0.0.1:4000")
+CERTIFICATE_RULE = json.loads(_STACK.rules[0].pattern)["detail-type"]
 
 
 class Context:
