@@ -7,9 +7,11 @@ gets here; what nobody expected is raised, so that Lambda counts it as an error.
 import base64
 import binascii
 import json
+import re
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
@@ -23,6 +25,7 @@ from shared.errors import (
     Flaw,
     Forbidden,
     Invalid,
+    Malformed,
     PathNotFound,
     ServiceError,
     Unavailable,
@@ -71,12 +74,23 @@ class Caller(NamedTuple):
         return ADMIN in self.scopes
 
 
+class _JsonOnly(APIGatewayHttpResolver):
+    """A resolver that takes JSON alone, by whatever spelling of its media type."""
+
+    def resolve(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        # Powertools compares the media type case by case, and would parse forms and multipart bodies as well.
+        given = str((event.get("headers") or {}).get("content-type", ""))
+        is_json = given.split(";")[0].strip().lower() in ("", "application/json")
+        media_type = "application/json" if is_json or not event.get("body") else "application/octet-stream"
+        return super().resolve(event | {"headers": (event.get("headers") or {}) | {"content-type": media_type}}, context)
+
+
 def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
     """A resolver that validates, authorises by each route's `security`, and answers every error as a problem document.
 
     With `exact_numbers`, numbers with a fraction in a body are parsed as Decimal rather than float.
     """
-    app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=partial(_body, exact_numbers=exact_numbers))
+    app = _JsonOnly(enable_validation=True, json_body_deserializer=partial(_body, exact_numbers=exact_numbers))
 
     def refuse(error: ServiceError) -> Response[str]:
         # The body is parsed before any middleware runs; who may not call at all is told that first.
@@ -92,14 +106,16 @@ def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
 
     @app.exception_handler(RequestValidationError)
     def _(error: RequestValidationError) -> Response[str]:
-        content_type = (app.current_event.headers.get("content-type") or "application/json").lower()
-        if app.current_event.body and not content_type.startswith("application/json"):
-            return refuse(UnsupportedMediaType())
         return refuse(Invalid(*(Flaw(_place(e["loc"]), explain(e)) for e in error.errors())))
 
     @app.exception_handler(RequestUnsupportedContentType)
     def _(_error: RequestUnsupportedContentType) -> Response[str]:
         return refuse(UnsupportedMediaType())
+
+    @app.exception_handler(UnicodeDecodeError)
+    def _(_error: UnicodeDecodeError) -> Response[str]:
+        # The gateway hands over in base64 what it takes for binary; nothing else here is decoded from bytes.
+        return refuse(Malformed("The body is not in UTF-8."))
 
     @app.exception_handler(NotFoundError)
     def _(_error: NotFoundError) -> Response[str]:
@@ -182,7 +198,7 @@ def prefers_html(accept: str | None) -> bool:
     for part in (accept or "").split(","):
         media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        weights[media_type] = float(quality) if quality.replace(".", "", 1).isdigit() else 0
+        weights[media_type] = float(quality) if re.fullmatch(r"[01](\.[0-9]{0,9})?", quality) else 0
     anything = weights.get("*/*", 0)
     html = weights.get("text/html", weights.get("text/*", anything))
     json_ = weights.get("application/json", weights.get("application/*", anything))
@@ -195,7 +211,8 @@ def _problem(app: APIGatewayHttpResolver, error: ServiceError) -> Response[str]:
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
-        "instance": app.current_event.raw_path,
+        # The gateway decodes the path, and an instance is a URI reference.
+        "instance": quote(app.current_event.raw_path, safe="/:@!$&'()*+,;=~"),
     }
     if isinstance(error, Invalid):
         document["errors"] = [flaw._asdict() for flaw in error.flaws]

@@ -60,7 +60,9 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
     places: list[int] = []
     for index, raw in enumerate(body.lessons):
         lesson_id = raw.get("lesson_id")
-        result = SyncResult(index=index, lesson_id=lesson_id if isinstance(lesson_id, str) else None, result="applied")
+        # What stands for half of a surrogate pair can't be written back in UTF-8.
+        named = lesson_id.encode("utf-8", "replace").decode() if isinstance(lesson_id, str) else None
+        result = SyncResult(index=index, lesson_id=named, result="applied")
         results.append(result)
         try:
             item = SyncItem.model_validate(raw)

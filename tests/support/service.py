@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import psycopg
@@ -118,7 +118,7 @@ class Service:
         payload = {
             "version": "2.0",
             "routeKey": f"{method} {path}",
-            "rawPath": quote(path),
+            "rawPath": path,
             "rawQueryString": urlencode(query or {}),
             "headers": {"content-type": "application/json", "host": "localhost"} | (headers or {}),
             "queryStringParameters": query or {},

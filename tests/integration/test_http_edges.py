@@ -1,0 +1,968 @@
+"""Every route under wrong callers and wrong input: what is refused is refused in the same words, and nothing ends in an exception."""
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from shared import http
+from shared.certificate.rules import ALPHABET, new_uid, read_uid
+from tests.support.service import ADMIN, LEARNER, Answer, Service, course, event, now, quiz
+
+OTHER = UUID("00000000-0000-4000-8000-0000000000ff")
+#: What must never come back in an answer.
+CANARY = "canary-5c1f"
+
+OPENAPI = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
+
+
+@dataclass(frozen=True)
+class Route:
+    """An operation of docs/openapi.json. `scopes`: any one of them lets in; None: the route is public."""
+
+    method: str
+    path: str
+    scopes: frozenset[str] | None
+    takes_body: bool
+    needs_body: bool
+    pages: bool
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+ROUTES = [
+    Route(
+        method.upper(),
+        path,
+        frozenset(s for need in operation["security"] for s in need["jwt"]) if operation.get("security") else None,
+        "requestBody" in operation,
+        operation.get("requestBody", {}).get("required", False),
+        any(parameter["name"] == "cursor" for parameter in operation.get("parameters", [])),
+    )
+    for path, operations in OPENAPI["paths"].items()
+    for method, operation in operations.items()
+]
+SCOPED = [route for route in ROUTES if route.scopes]
+OF_A_LEARNER = [route for route in ROUTES if route.scopes is not None and not route.scopes]
+WITH_BODY = [route for route in ROUTES if route.takes_body]
+PAGED = [route for route in ROUTES if route.pages]
+
+
+@dataclass(frozen=True)
+class World:
+    """A learner with an enrolment under way and another one completed, and the ids of all that belongs to them."""
+
+    service: Service
+    ids: dict[str, str]
+
+    def path(self, route: Route | str, **ids: str) -> str:
+        return (route if isinstance(route, str) else route.path).format_map({"user_id": str(LEARNER)} | self.ids | ids)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Everything that a request might change."""
+        return self.service.rows(
+            """
+            SELECT 'enrollment' AS kind, to_jsonb(e) AS row FROM enrollments e
+            UNION ALL SELECT 'lesson', to_jsonb(p) FROM lesson_progress p
+            UNION ALL SELECT 'attempt', to_jsonb(a) FROM quiz_attempts a
+            UNION ALL SELECT 'certificate', to_jsonb(c) FROM certificates c
+            UNION ALL SELECT 'outbox', to_jsonb(o) FROM outbox o
+            UNION ALL SELECT 'history', to_jsonb(h) FROM enrollment_history h
+            ORDER BY 1, 2
+            """
+        )
+
+
+@pytest.fixture
+def world(service: Service) -> World:
+    version = course(lessons=2, quizzes=[quiz()])
+    done = course(lessons=1)
+    service.send(
+        "catalog",
+        [
+            event("course_version.published", version),
+            event("course_version.published", done),
+            event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}),
+        ],
+    )
+    ids = {
+        "course_version_id": version["course_version_id"],
+        "lesson_id": version["lessons"][0]["lesson_id"],
+        "quiz_id": version["quizzes"][0]["quiz_id"],
+    }
+    assert service.http("PUT", f"/users/me/enrollments/{ids['course_version_id']}").status == 201
+    started = service.http("POST", f"/users/me/enrollments/{ids['course_version_id']}/quizzes/{ids['quiz_id']}/attempts")
+    ids["attempt_id"] = started.json["id"]
+    assert service.http("PUT", f"/users/me/enrollments/{done['course_version_id']}").status == 201
+    lesson = done["lessons"][0]["lesson_id"]
+    path = f"/users/me/enrollments/{done['course_version_id']}/lessons/{lesson}/progress"
+    assert service.http("PUT", path, {"status": "completed"}).status == 200
+    service.deliver()
+    ids["certificate_uid"] = service.rows("SELECT certificate_uid FROM certificates")[0]["certificate_uid"]
+    return World(service, ids)
+
+
+def unknown_ids(route: Route | str) -> dict[str, str]:
+    """Ids for all of a path's parameters but the learner that belong to nothing."""
+    path = route if isinstance(route, str) else route.path
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{") and part != "{user_id}"]
+    return {name: new_uid() if name == "certificate_uid" else str(uuid4()) for name in names}
+
+
+def problem(answer: Answer, status: int, path: str) -> dict[str, Any]:
+    """Check that an answer is a complete problem document of this status; gives it without its instance."""
+    assert answer.status == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert isinstance(answer.text, str)
+    document = answer.json
+    expected = {"type", "title", "status", "detail", "instance"} | ({"errors"} if status == 422 else set())
+    assert set(document) == expected
+    assert document["type"].startswith("urn:problem-type:learner-progress:")
+    assert document["title"]
+    assert document["detail"]
+    assert document["status"] == status
+    assert document.pop("instance") == path
+    for error in document.get("errors", []):
+        assert set(error) == {"pointer", "detail"}
+        assert error["pointer"].startswith(("#", "query/", "path/"))
+        assert error["detail"]
+    if status == 422:
+        assert document["errors"]
+    assert CANARY not in answer.text
+    return document
+
+
+def pointers(document: dict[str, Any]) -> list[str]:
+    return [error["pointer"] for error in document["errors"]]
+
+
+# Who calls
+
+
+@pytest.mark.parametrize("route", SCOPED, ids=str)
+def test_without_the_scope_it_is_403_before_anything_is_looked_at(world: World, route: Route):
+    before = world.state()
+    paths = [world.path(route), world.path(route, **unknown_ids(route)), world.path(route, **dict.fromkeys(world.ids, "no-id"))]
+    bodies = [None, "", "{", "[]", '{"unknown": 1}', json.dumps({"reason": CANARY}), "[" * 100_000]
+    scopes = ["", "learner-progress", "learner-progress:admins", "Learner-Progress:Admin", "openid profile"]
+    if "learner-progress:report" not in (route.scopes or ()):
+        scopes.append("learner-progress:report")
+    documents: list[dict[str, Any]] = []
+    for path in paths:
+        for n, body in enumerate(bodies):
+            scope = scopes[n % len(scopes)]
+            documents.append(problem(world.service.http(route.method, path, raw=body, scope=scope), 403, path))
+        for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            answer = world.service.http(route.method, path, raw="a=b", headers={"content-type": media_type})
+            documents.append(problem(answer, 403, path))
+    assert all(document == documents[0] for document in documents)
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("route", SCOPED, ids=str)
+def test_each_scope_that_a_route_names_lets_in_also_among_others(world: World, route: Route):
+    for scope in route.scopes or ():
+        answer = world.service.http(
+            route.method,
+            world.path(route),
+            {"reason": "a reason"} if route.takes_body else None,
+            sub=ADMIN,
+            scope=f"openid {scope} email",
+        )
+        # A conflict comes from looking at the enrolment, which is past the check of scopes.
+        assert answer.status in (200, 409), answer.text
+
+
+def test_the_report_scope_does_not_open_the_routes_of_learners(world: World):
+    path = world.path("/users/{user_id}/enrollments/{course_version_id}")
+    problem(world.service.http("GET", path, sub=OTHER, scope="learner-progress:report"), 404, path)
+
+
+BODIES: dict[str, Any] = {"lessons/{lesson_id}/progress": {"progress_percentage": 50}, "submit": {"answers": {"q1": "a"}}}
+
+
+def valid_body(world: World, route: Route) -> Any:
+    if not route.takes_body:
+        return None
+    if route.path.endswith("{course_version_id}/progress"):
+        return {"lessons": [{"lesson_id": world.ids["lesson_id"], "status": "completed"}]}
+    return next(
+        (body for end, body in BODIES.items() if route.path.endswith(end)), {"reason": "a reason"} if route.scopes else None
+    )
+
+
+@pytest.mark.parametrize("route", OF_A_LEARNER, ids=str)
+def test_anothers_things_are_404_exactly_as_if_they_did_not_exist(world: World, route: Route):
+    before = world.state()
+    body = valid_body(world, route)
+    # Of a learner whom nobody knows, of ids that nobody knows, and of the other learner's real ones: all the same.
+    nobody = str(uuid4())
+    paths = [
+        world.path(route),
+        world.path(route, user_id=nobody),
+        world.path(route, **unknown_ids(route)),
+        world.path(route, user_id=nobody, **unknown_ids(route)),
+    ]
+    answers = [world.service.http(route.method, path, body, sub=OTHER) for path in paths]
+    documents = [problem(answer, 404, path) for answer, path in zip(answers, paths, strict=True)]
+    assert all(document == documents[0] for document in documents)
+    assert all(answer.headers == answers[0].headers for answer in answers)
+    # Invalid input gives nothing away either: it is refused alike whether the thing exists or not.
+    if route.takes_body:
+        refused = [world.service.http(route.method, path, {"unknown": 1}, sub=OTHER) for path in paths]
+        assert (
+            len({(answer.status, json.dumps(problem(answer, 422, path))) for answer, path in zip(refused, paths, strict=True)})
+            == 1
+        )
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("route", OF_A_LEARNER, ids=str)
+def test_the_learner_and_an_administrator_get_what_the_other_learner_does_not(world: World, route: Route):
+    path, body = world.path(route), valid_body(world, route)
+    assert world.service.admin(route.method, path, body).status in (200, 201), "the administrator"
+    own = world.service.http(route.method, path.replace(str(LEARNER), "me"), body)
+    assert own.status in (200, 201), own.text
+    assert world.service.http(route.method, path.replace(str(LEARNER), str(LEARNER).upper()), body).status in (200, 201)
+
+
+def test_me_is_the_tokens_own_learner_for_administrators_too(world: World):
+    path = world.path("/users/me/enrollments/{course_version_id}")
+    problem(world.service.admin("GET", path), 404, path)
+    assert world.service.admin("PUT", path).json["user_id"] == str(ADMIN)
+    assert world.service.admin("GET", path).json["user_id"] == str(ADMIN)
+    assert len(world.service.admin("GET", "/users/me/enrollments").json["items"]) == 1
+    assert len(world.service.admin("GET", f"/users/{LEARNER}/enrollments").json["items"]) == 2
+
+
+def test_public_routes_need_no_token(world: World):
+    public = [route for route in ROUTES if route.scopes is None]
+    assert {str(route) for route in public} >= {"GET /health", "GET /certificates/{certificate_uid}"}
+    for route in public:
+        answer = world.service.http(route.method, world.path(route), sub=None)
+        assert answer.status == 200, answer.text
+
+
+def test_a_subject_that_is_no_uuid_is_403(world: World):
+    path = world.path("/users/me/enrollments/{course_version_id}")
+    problem(world.service.http("GET", path, sub="someone"), 403, path)  # type: ignore[arg-type]
+
+
+def test_ids_are_taken_in_either_case_and_answered_in_lower_case(world: World):
+    answer = world.service.http(
+        "GET",
+        world.path("/users/me/enrollments/{course_version_id}").upper().replace("/USERS/ME/ENROLLMENTS", "/users/me/enrollments"),
+    )
+    assert answer.status == 200, answer.text
+    assert answer.json["course_version_id"] == world.ids["course_version_id"]
+    assert answer.json["user_id"] == str(LEARNER)
+    assert answer.json["enrolled_at"].endswith("Z")
+    assert datetime.fromisoformat(answer.json["enrolled_at"]) <= datetime.now(UTC)
+
+
+# Paths
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_an_id_that_is_no_uuid_is_refused_by_name(world: World, route: Route):
+    names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    for name in names:
+        for wrong in (CANARY, "0", "00000000-0000-4000-8000-00000000000g", "you", "ME", "null", "a%20b", "é"):
+            path = world.path(route, **{name: wrong})
+            answer = world.service.admin(route.method, path, valid_body(world, route))
+            if name == "certificate_uid":
+                assert answer.status == 404, answer.text
+                assert "check character" in answer.json["detail"]
+            else:
+                assert answer.status == 422, answer.text
+                assert f"path/{name}" in pointers(answer.json)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"])
+def test_unknown_paths_are_problem_documents_with_or_without_a_token(service: Service, method: str):
+    for path in (
+        "/",
+        "/nothing",
+        "/users",
+        "/users/",
+        "/health/",
+        "/healthz",
+        "/certificates",
+        "/course-versions/x",
+        "/a b",
+        "/%zz",
+        "/é",
+        "/" + "a" * 5000,
+    ):
+        for sub in (LEARNER, None):
+            answer = service.http(method, path, sub=sub, raw="{")
+            document = problem(answer, 404, answer.json["instance"])
+            assert document["type"] == "urn:problem-type:learner-progress:path_not_found"
+
+
+def test_a_known_path_with_a_method_it_does_not_have_is_404(world: World):
+    for route in ROUTES:
+        known = {other.method for other in ROUTES if other.path == route.path}
+        for method in {"GET", "PUT", "POST", "PATCH", "DELETE"} - known:
+            path = world.path(route)
+            problem(world.service.admin(method, path), 404, path)
+
+
+# Bodies
+
+NO_JSON = [
+    "{",
+    "nonsense",
+    "{'reason': 'x'}",
+    '{"reason": "x"} x',
+    '{"reason": NaN}',
+    '{"reason": Infinity}',
+    '{"reason": -Infinity}',
+    '{"reason": "a\nb"}',
+    '\ufeff{"reason": "x"}',
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    '{"reason": ' + "9" * 5000 + "}",
+    '{"reason": "x",}',
+    "undefined",
+]
+NO_OBJECT = ["[]", '[{"reason": "x"}]', '"text"', "1", "true", "null", "[" * 500 + "]" * 500]
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
+def test_a_body_that_is_no_json_object_is_refused(world: World, route: Route):
+    before = world.state()
+    path = world.path(route)
+    for raw in NO_JSON:
+        document = problem(world.service.admin(route.method, path, raw=raw), 400, path)
+        assert document["type"].endswith(":malformed"), raw
+    for raw in NO_OBJECT:
+        assert pointers(problem(world.service.admin(route.method, path, raw=raw), 422, path)) == ["#"], raw
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("route", [route for route in WITH_BODY if route.needs_body], ids=str)
+def test_a_missing_or_empty_body_where_one_is_needed_is_refused(world: World, route: Route):
+    before = world.state()
+    path = world.path(route)
+    for raw in (None, "", "{}"):
+        document = problem(world.service.admin(route.method, path, raw=raw), 422, path)
+        assert all(pointer.startswith("#") for pointer in pointers(document))
+    assert world.state() == before
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.method in ("PUT", "POST") and not route.needs_body], ids=str
+)
+def test_a_body_is_optional_where_none_is_needed(world: World, route: Route):
+    for raw in (None, "", "{}"):
+        assert world.service.http(route.method, world.path(route), raw=raw).status in (200, 201)
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
+def test_a_field_that_is_not_known_is_refused_by_name(world: World, route: Route):
+    before = world.state()
+    path = world.path(route)
+    body = valid_body(world, route) or {}
+    for name, pointer in {
+        "status_": "#/status_",
+        "a/b~c": "#/a~1b~0c",
+        "": "#/",
+        "\ud800": "#/\ud800",
+        "\u0000": "#/\u0000",
+    }.items():
+        document = problem(world.service.admin(route.method, path, body | {name: CANARY}), 422, path)
+        assert pointers(document) == [pointer]
+        assert document["errors"][0]["detail"] == "unknown field"
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
+def test_a_body_of_another_media_type_is_415(world: World, route: Route):
+    before = world.state()
+    path = world.path(route)
+    for media_type in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/x-www-form-urlencoded; charset=utf-8",
+        "multipart/form-data",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "application/jsonlines",
+        "text/json",
+        "*/*",
+        "é",
+    ):
+        for raw in ('{"reason": "x"}', "reason=x", "--x--", "a=b&c"):
+            answer = world.service.admin(route.method, path, raw=raw, headers={"content-type": media_type})
+            problem(answer, 415, path)
+    assert world.state() == before
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        " application/json",
+        "application/json;charset=UTF-8",
+        "",
+    ],
+)
+def test_json_is_taken_however_its_media_type_is_written(world: World, media_type: str):
+    path = world.path("/users/me/enrollments/{course_version_id}/cancel")
+    answer = world.service.http("POST", path, {"reason": "no time"}, headers={"content-type": media_type})
+    assert answer.status == 200, answer.text
+    assert answer.json["status_reason"] == "no time"
+
+
+def in_base64(world: World, method: str, path: str, body: bytes) -> Answer:
+    """A request as API Gateway hands it over when it takes the body for binary."""
+    sent: dict[str, Any] = {}
+    invoke = world.service.invoke
+
+    def invoke_in_base64(function: str, payload: dict[str, Any]) -> dict[str, Any]:
+        sent.update(payload, body=base64.b64encode(body).decode(), isBase64Encoded=True)
+        return invoke(function, sent)
+
+    recoded = Service(world.service.database_url)
+    recoded.invoke = invoke_in_base64
+    return recoded.http(method, path)
+
+
+def test_a_body_in_base64_is_the_same_body(world: World):
+    path = world.path("/users/me/enrollments/{course_version_id}/cancel")
+    answer = in_base64(world, "POST", path, '{"reason": "Zeit für \U0001f634"}'.encode())
+    assert answer.status == 200, answer.text
+    assert answer.json["status_reason"] == "Zeit für \U0001f634"
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=str)
+def test_a_body_in_base64_that_is_no_utf8_or_no_json_is_400(world: World, route: Route):
+    before = world.state()
+    path = world.path(route)
+    for body in (b"\xff", b'{"reason": "\xe9"}', b'{"reason": "\xed\xa0\x80"}', "{}".encode("utf-16"), b"{"):
+        own = path.replace(str(LEARNER), "me")
+        if route.scopes:
+            problem(in_base64(world, route.method, own, body), 403, own)
+        else:
+            problem(in_base64(world, route.method, own, body), 400, own)
+    assert world.state() == before
+
+
+LESSON = ("PUT", "/users/{user_id}/enrollments/{course_version_id}/lessons/{lesson_id}/progress")
+SYNC = ("POST", "/users/{user_id}/enrollments/{course_version_id}/progress")
+ENROLL = ("PUT", "/users/{user_id}/enrollments/{course_version_id}")
+CANCEL = ("POST", "/users/{user_id}/enrollments/{course_version_id}/cancel")
+REVOKE = ("POST", "/users/{user_id}/enrollments/{course_version_id}/revoke")
+REINSTATE = ("POST", "/users/{user_id}/enrollments/{course_version_id}/reinstate")
+SUBMIT = ("POST", "/quiz-attempts/{attempt_id}/submit")
+REVOKE_CERTIFICATE = ("POST", "/certificates/{certificate_uid}/revoke")
+REINSTATE_CERTIFICATE = ("POST", "/certificates/{certificate_uid}/reinstate")
+
+TOO_DEEP: Any = {}
+for _ in range(100):
+    TOO_DEEP = {CANARY: TOO_DEEP}
+
+WRONG_NUMBERS = [101, 100.0000001, -1, -0.0001, "50", CANARY, True, [], [50], {}, 10**400, -(10**400)]
+WRONG_TIMES = [
+    CANARY,
+    "",
+    "2026-01-31",
+    "2026-01-31T09:30:00",
+    "2026-02-30T09:30:00Z",
+    "2026-01-31T25:00:00Z",
+    "10000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+    "1700000000",
+    "2026-01-31T09:30:00Z\u0000",
+    1_700_000_000,
+    1.5,
+    True,
+    [],
+    {},
+]
+WRONG_TEXTS = [5, True, [CANARY], {}, "", "a\u0000b", "a\ud800b", CANARY * 200, TOO_DEEP]
+WRONG_ANSWERS: list[Any] = [5, [CANARY], ["a"], {"a": "b"}, True, "a\u0000", "\ud800", TOO_DEEP, 10**500]
+
+WRONG_VALUES: list[tuple[tuple[str, str], Any, str]] = [
+    *((LESSON, {"progress_percentage": value}, "#/progress_percentage") for value in WRONG_NUMBERS),
+    *((LESSON, {"progress_percentage": 5, "occurred_at": value}, "#/occurred_at") for value in WRONG_TIMES),
+    *((LESSON, {"status": value}, "#/status") for value in ("done", "not_started", "COMPLETED", "", 1, True, [], {})),
+    (LESSON, {"progress_percentage": 99.9, "status": "completed"}, "#"),
+    (LESSON, {"progress_percentage": 0, "status": "completed"}, "#"),
+    (LESSON, {"progress_percentage": None}, "#"),
+    (LESSON, {"occurred_at": "2026-01-31T09:30:00Z"}, "#"),
+    *((SYNC, {"lessons": value}, "#/lessons") for value in (None, [], {}, CANARY, 5, [{}] * 501)),
+    *((SYNC, {"lessons": [{}, value]}, "#/lessons/1") for value in (None, [], CANARY, 5)),
+    *(
+        (command, {"reason": value}, "#/reason")
+        for command in (CANCEL, REVOKE, REINSTATE, REVOKE_CERTIFICATE, REINSTATE_CERTIFICATE)
+        for value in [*WRONG_TEXTS, "  \n"]
+    ),
+    *((command, {"reason": None}, "#/reason") for command in (REVOKE, REINSTATE, REVOKE_CERTIFICATE, REINSTATE_CERTIFICATE)),
+    *(
+        (REVOKE, {"reason": "r", "revoke_certificate": value}, "#/revoke_certificate")
+        for value in ("true", "yes", 1, 0, [], None, CANARY)
+    ),
+    *((ENROLL, {"source_of_enrollment": value}, "#/source_of_enrollment") for value in WRONG_TEXTS),
+    *((SUBMIT, {"answers": value}, "#/answers") for value in (None, [], CANARY, 5)),
+    *((SUBMIT, {"answers": {"q1": value}}, "#/answers/q1") for value in WRONG_ANSWERS),
+    *((SUBMIT, {"answers": {"q2": value}}, "#/answers/q2") for value in ([1], {"a": 1}, True, TOO_DEEP)),
+    (SUBMIT, {"answers": {"q1": "a", "q3": "a"}}, "#/answers/q3"),
+]
+
+
+def test_a_wrong_value_is_refused_with_its_place_named_and_not_repeated(world: World):
+    before = world.state()
+    for (method, template), body, pointer in WRONG_VALUES:
+        path = world.path(template)
+        answer = world.service.admin(method, path, body)
+        assert answer.status == 422, (method, template, str(body)[:100], answer.text)
+        assert pointers(problem(answer, 422, path)) == [pointer], (method, template, str(body)[:100], answer.text)
+    assert world.state() == before
+
+
+def test_every_wrong_field_is_named_at_once(world: World):
+    path = world.path(LESSON[1])
+    answer = world.service.http("PUT", path, {"progress_percentage": "x", "status": 5, "occurred_at": "never", "more": 1})
+    assert pointers(problem(answer, 422, path)) == ["#/progress_percentage", "#/status", "#/occurred_at", "#/more"]
+
+
+def test_numbers_out_of_a_double_are_refused(world: World):
+    path = world.path(LESSON[1])
+    for raw in ('{"progress_percentage": 1e999}', '{"progress_percentage": -1e999}'):
+        assert pointers(problem(world.service.http("PUT", path, raw=raw), 422, path)) == ["#/progress_percentage"]
+    path = world.path(SUBMIT[1])
+    for raw in ('{"answers": {"q2": 1e999999999999999999999}}', '{"answers": {"q2": 1e999}}'):
+        assert world.service.http("POST", path, raw=raw).status in (400, 422)
+
+
+@pytest.mark.parametrize("percentage", [0, -0.0, 1e-300, 5e-324, 33.333333333333336, 99.99999999999999, 100, 100.0])
+def test_any_percentage_from_0_to_100_is_kept_as_it_came(world: World, percentage: float):
+    answer = world.service.http("PUT", world.path(LESSON[1]), {"progress_percentage": percentage})
+    assert answer.status == 200, answer.text
+    assert answer.json["progress_percentage"] == percentage
+    assert answer.json["status"] == ("completed" if percentage == 100 else "in_progress")
+
+
+def test_any_time_of_the_calendar_is_taken_and_comes_back(world: World):
+    first = world.service.http("PUT", world.path(LESSON[1]), {"progress_percentage": 5, "occurred_at": "0001-01-01T00:00:00Z"})
+    assert first.status == 200, first.text
+    assert first.json["started_at"] == "0001-01-01T00:00:00Z"
+    far = world.service.http("PUT", world.path(LESSON[1]), {"progress_percentage": 5, "occurred_at": "9999-12-31T23:59:59Z"})
+    assert far.status == 200, far.text
+    # More than five minutes ahead of the clock is taken as now.
+    assert abs(datetime.fromisoformat(far.json["last_accessed_at"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    zoned = world.service.http(
+        "PUT", world.path(LESSON[1]), {"progress_percentage": 6, "occurred_at": "2020-06-01T12:00:00.123456+05:30"}
+    )
+    assert zoned.status == 200, zoned.text
+    assert world.service.rows("SELECT started_at FROM lesson_progress WHERE status = 'in_progress'")[0]["started_at"].year == 1
+
+
+def test_in_a_sync_a_wrong_item_refuses_only_itself(world: World):
+    good = {"lesson_id": world.ids["lesson_id"], "progress_percentage": 40}
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"lesson_id": None, "progress_percentage": 1},
+        {"lesson_id": CANARY, "progress_percentage": 1},
+        {"lesson_id": "\ud800", "progress_percentage": 1},
+        {"lesson_id": "\u0000", "progress_percentage": 1},
+        {"lesson_id": 5, "progress_percentage": 1},
+        {"lesson_id": [], "status": "completed"},
+        {"lesson_id": world.ids["lesson_id"]},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": "50"},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 101},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10**400},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10, "more": 1},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10, "status": "completed"},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10, "occurred_at": "0001-01-01T00:00:00+14:00"},
+        {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10, "occurred_at": 5},
+        {"lesson_id": str(uuid4()), "progress_percentage": 10},
+        {"lesson_id": world.ids["quiz_id"], "progress_percentage": 10},
+    ]
+    answer = world.service.http("POST", world.path(SYNC[1]), {"lessons": [*wrong, good]})
+    assert answer.status == 200, answer.text
+    results = answer.json["results"]
+    assert [r["index"] for r in results] == list(range(len(wrong) + 1))
+    assert [r["result"] for r in results] == ["refused"] * len(wrong) + ["applied"]
+    assert all(r["detail"] for r in results[:-1])
+    assert "#/progress_percentage" in results[8]["detail"]
+    rows = world.service.rows(
+        "SELECT progress_percentage FROM lesson_progress WHERE enrolled_course_version_id = %s", world.ids["course_version_id"]
+    )
+    assert rows == [{"progress_percentage": 40.0}]
+
+
+def test_a_sync_takes_five_hundred_items(world: World):
+    items = [{"lesson_id": world.ids["lesson_id"], "progress_percentage": n / 10} for n in range(500)]
+    answer = world.service.http("POST", world.path(SYNC[1]), {"lessons": items})
+    assert answer.status == 200, answer.text
+    assert len(answer.json["results"]) == 500
+    assert world.service.rows("SELECT progress_percentage FROM lesson_progress WHERE status = 'in_progress'") == [
+        {"progress_percentage": 49.9}
+    ]
+
+
+def test_bodies_of_any_depth_are_answered(world: World):
+    path = world.path(SUBMIT[1])
+    for depth in (19, 21, 200, 900, 1100, 3000, 20_000):
+        raw = '{"answers": {"q1": ' + "[" * depth + "]" * depth + "}}"
+        assert world.service.http("POST", path, raw=raw).status in (400, 422), depth
+        raw = '{"lessons": [' + '{"a":' * depth + "1" + "}" * depth + "]}"
+        answer = world.service.http("POST", world.path(SYNC[1]), raw=raw)
+        assert answer.status == 400 or answer.json["results"][0]["result"] == "refused", depth
+
+
+# Pages of lists
+
+
+def test_limits_and_filters_that_are_none_are_refused_by_name(world: World):
+    for route in PAGED:
+        path = world.path(route)
+        for limit in ("0", "101", "abc", "-1", "1.5", "", "1e2", "9" * 5000, "5,6", "٣x", "true", CANARY):
+            answer = world.service.admin("GET", path, query={"limit": limit})
+            assert pointers(problem(answer, 422, path)) == ["query/limit"], (path, limit)
+        for limit in ("1", "100"):
+            assert world.service.admin("GET", path, query={"limit": limit}).status == 200
+    for template in ("/users/{user_id}/enrollments", "/course-versions/{course_version_id}/enrollments"):
+        path = world.path(template)
+        for status in ("", "ACTIVE", "none", "active,completed", CANARY):
+            answer = world.service.admin("GET", path, query={"status": status})
+            assert pointers(problem(answer, 422, path)) == ["query/status"], (path, status)
+
+
+def forged(*content: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def test_a_cursor_that_this_list_did_not_give_is_refused(world: World):
+    service, cv, learner = world.service, world.ids["course_version_id"], str(LEARNER)
+    quiz_id, other = world.ids["quiz_id"], str(uuid4())
+    service.send(
+        "enrollment", [event("enrollment.requested", {"user_id": str(uuid4()), "course_version_id": cv}) for _ in range(3)]
+    )
+    real = service.admin("GET", f"/users/{LEARNER}/enrollments", query={"limit": "1"}).json["next_cursor"]
+    roster = service.admin("GET", f"/course-versions/{cv}/enrollments", query={"limit": "1"}).json["next_cursor"]
+    assert real
+    assert roster
+    where = {
+        f"/users/{learner}/enrollments": f"enrollments {learner} None",
+        f"/users/{learner}/certificates": f"certificates {learner}",
+        f"/course-versions/{cv}/enrollments": f"roster {cv} None",
+        f"/users/{learner}/enrollments/{cv}/quizzes/{quiz_id}/attempts": f"attempts {learner} {cv} {quiz_id}",
+    }
+    assert set(where) == {world.path(route) for route in PAGED}
+    for path, list_ in where.items():
+        cursors = [
+            "",
+            "x",
+            CANARY,
+            "é",
+            "=" * 10,
+            "a" * 501,
+            "[]",
+            "null",
+            real[:-2],
+            real[2:],
+            real[:-1] + ("A" if real[-1] != "A" else "B"),
+            roster[::-1],
+            forged(),
+            forged(list_),
+            forged(list_, "0001-01-01T00:00:00+14:00", other),
+            forged(list_, "2020-01-01T00:00:00", other),
+            forged(list_, "2020-01-01T00:00:00Z", "x"),
+            forged(list_, None, None),
+            forged(list_, {}, []),
+            forged(list_, "x"),
+            forged(list_, "x", "y", "z"),
+            forged(list_, "9" * 300),
+            forged([list_], other),
+            forged("elsewhere", other),
+            forged("elsewhere", "2020-01-01T00:00:00Z", other),
+            base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+            base64.urlsafe_b64encode(b"[" * 300).decode(),
+            base64.urlsafe_b64encode(b"{}").decode(),
+        ]
+        cursors += [cursor for cursor in (real, roster) if not path.endswith("/enrollments")]
+        for cursor in cursors:
+            answer = service.admin("GET", path, query={"cursor": cursor})
+            assert pointers(problem(answer, 422, path)) == ["query/cursor"], (path, cursor)
+    # Of the same list under another filter, and of the same kind of list of someone else.
+    path = f"/users/{learner}/enrollments"
+    for query in ({"cursor": real, "status": "active"}, {"cursor": roster}):
+        problem(service.admin("GET", path, query=query), 422, path)
+    path = f"/users/{OTHER}/enrollments"
+    problem(service.admin("GET", path, query={"cursor": real}), 422, path)
+
+
+def pages(service: Service, path: str, limit: int, between: Any, **query: str) -> list[dict[str, Any]]:
+    """Page through a list, doing something between two pages."""
+    items: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        answer = service.admin("GET", path, query={"limit": str(limit)} | query | ({"cursor": cursor} if cursor else {}))
+        assert answer.status == 200, answer.text
+        items += answer.json["items"]
+        cursor = answer.json["next_cursor"]
+        assert len(answer.json["items"]) == limit or cursor is None
+        if cursor is None:
+            return items
+        between()
+
+
+def test_a_roster_of_120_is_read_whole_and_once_while_learners_are_being_added(world: World):
+    service, cv = world.service, world.ids["course_version_id"]
+
+    def enrol(count: int) -> list[str]:
+        learners = [str(uuid4()) for _ in range(count)]
+        service.send("enrollment", [event("enrollment.requested", {"user_id": u, "course_version_id": cv}) for u in learners])
+        return learners
+
+    first = {str(LEARNER), *enrol(119)}
+    service.send(
+        "enrollment", [event("enrollment.cancelled", {"user_id": u, "course_version_id": cv}) for u in sorted(first)[:60:2]]
+    )
+    path = f"/course-versions/{cv}/enrollments"
+    listed = [item["user_id"] for item in pages(service, path, 7, lambda: enrol(5))]
+    assert listed == sorted(set(listed))
+    assert first <= set(listed)
+    filtered = pages(service, path, 9, lambda: enrol(2), status="cancelled_by_user")
+    assert [item["user_id"] for item in filtered] == sorted(first)[:60:2]
+    # Without a limit a page has 50, and a list that ends with a full page says so.
+    assert len(service.admin("GET", path).json["items"]) == 50
+    assert service.admin("GET", path, query={"limit": "30", "status": "cancelled_by_user"}).json["next_cursor"] is None
+
+
+def test_a_learners_120_enrolments_are_read_whole_and_once_while_others_are_being_added(service: Service):
+    versions = [course(lessons=1) for _ in range(140)]
+    service.send("catalog", [event("course_version.published", version) for version in versions])
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    waiting = iter(versions)
+
+    def enrol(count: int, day: int) -> list[str]:
+        ids = [next(waiting)["course_version_id"] for _ in range(count)]
+        # Many have the very same time, so that a page ends between two equal ones.
+        time = (start + timedelta(days=day)).isoformat()
+        service.send(
+            "enrollment", [event("enrollment.requested", {"user_id": str(LEARNER), "course_version_id": i}, time) for i in ids]
+        )
+        return ids
+
+    days = [0, 0, 0, 1, 2, 2]
+    first = [i for day in days for i in enrol(20, day)]
+    # Some of what is added falls before what was read, some behind it.
+    added = iter([0, 5, 1, 5, 2, 5])
+    items = pages(service, f"/users/{LEARNER}/enrollments", 17, lambda: enrol(2, next(added, 6)))
+    listed = [(item["enrolled_at"], item["course_version_id"]) for item in items]
+    assert listed == sorted(set(listed))
+    assert set(first) <= {course_version_id for _, course_version_id in listed}
+
+
+def test_attempts_and_certificates_come_in_pages_too(world: World):
+    service, ids = world.service, world.ids
+    service.send(
+        "quiz",
+        [
+            event(
+                "quiz.submitted",
+                {
+                    "attempt_id": str(uuid4()),
+                    "user_id": str(LEARNER),
+                    "course_version_id": ids["course_version_id"],
+                    "quiz_id": ids["quiz_id"],
+                    "answers": {"q1": "b"},
+                },
+            )
+            for _ in range(11)
+        ],
+    )
+    listed = pages(
+        service, world.path("/users/{user_id}/enrollments/{course_version_id}/quizzes/{quiz_id}/attempts"), 5, lambda: None
+    )
+    assert [attempt["attempt_number"] for attempt in listed] == list(range(1, 13))
+    versions = [course(lessons=1) for _ in range(6)]
+    service.send("catalog", [event("course_version.published", version) for version in versions])
+    for version in versions:
+        about = {"user_id": str(LEARNER), "course_version_id": version["course_version_id"]}
+        service.send("enrollment", event("enrollment.requested", about))
+        service.send(
+            "progress",
+            event("lesson.progressed", about | {"lesson_id": version["lessons"][0]["lesson_id"], "status": "completed"}),
+        )
+    # All in one transaction, so that all have the same time of issue.
+    service.send(
+        "certificate",
+        [event("enrollment.completed", {"user_id": str(LEARNER), "course_version_id": v["course_version_id"]}) for v in versions],
+    )
+    certificates = pages(service, f"/users/{LEARNER}/certificates", 2, lambda: None)
+    assert len({certificate["certificate_uid"] for certificate in certificates}) == len(certificates) == 7
+
+
+# Verification
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        (None, False),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html", True),
+        ("TEXT/HTML", True),
+        ("text/html;charset=utf-8", True),
+        ("text/*", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
+        (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7",
+            True,
+        ),
+        ("application/json, text/html;q=0.5", False),
+        ("application/json;q=0.4, text/html;q=0.5", True),
+        ("text/html;q=0", False),
+        ("text/html;q=0.000, */*", False),
+        ("text/html;q=²", False),
+        ("text/html;q=1.", True),
+        ("text/html;q=٣", False),
+        ("text/html;q=x, application/json", False),
+        (";;;,,,;q=", False),
+        ("image/png", False),
+        ("é" * 1000, False),
+        ("," * 8000, False),
+    ],
+)
+def test_verification_is_a_page_only_for_whom_prefers_one(world: World, accept: str | None, html: bool):
+    path = world.path("/certificates/{certificate_uid}")
+    headers = {"accept": accept} if accept is not None else {}
+    for uid, status in ((world.ids["certificate_uid"], 200), (new_uid(), 404), ("mistyped", 404)):
+        answer = world.service.http(
+            "GET", world.path(path, certificate_uid=uid) if status == 200 else f"/certificates/{uid}", sub=None, headers=headers
+        )
+        assert answer.status == status
+        if html:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert answer.text.startswith("<!doctype html>")
+        else:
+            assert answer.headers["content-type"] == ("application/json" if status == 200 else "application/problem+json")
+            assert isinstance(answer.json, dict)
+
+
+def test_every_single_wrong_character_and_every_swap_of_neighbours_is_told_from_an_unknown_uid(world: World):
+    uid = world.ids["certificate_uid"]
+    characters = uid.replace("-", "")
+    wrong = {characters[:n] + c + characters[n + 1 :] for n in range(24) for c in ALPHABET if c != characters[n]}
+    swapped = {characters[:n] + characters[n + 1] + characters[n] + characters[n + 2 :] for n in range(23)} - {characters}
+    assert len(wrong) == 24 * 31
+    assert [text for text in wrong | swapped if read_uid(text)] == []
+    for text in [*sorted(wrong)[::97], *sorted(swapped)[::5], characters[:-1], characters + "0", "", "-", "U" * 24, "💥"]:
+        if text:
+            path = f"/certificates/{text}"
+            answer = world.service.http("GET", path, sub=None)
+            assert answer.json["type"].endswith(":mistyped_certificate_uid"), text
+            assert "check character" in answer.json["detail"]
+    unknown = new_uid()
+    path = f"/certificates/{unknown}"
+    document = problem(world.service.http("GET", path, sub=None), 404, path)
+    assert document["type"].endswith(":certificate_not_found")
+    assert "check character" not in document["detail"]
+
+
+def test_a_uid_may_be_typed_in_any_case_with_or_without_hyphens_and_with_look_alikes(world: World):
+    uid = world.ids["certificate_uid"]
+    look_alike = uid.replace("0", "o").replace("1", "l")
+    for text in (
+        uid,
+        uid.lower(),
+        uid.replace("-", ""),
+        look_alike,
+        uid.replace("-", " "),
+        f" {uid} ",
+        "-".join(uid.replace("-", "")),
+    ):
+        answer = world.service.http("GET", f"/certificates/{text}", sub=None)
+        assert answer.status == 200, (text, answer.text)
+        assert answer.json["certificate_uid"] == uid
+
+
+NASTY = (
+    """<script>alert("x")</script> & 'O\u2019Brien' "><img src=x onerror=alert(1)> {{ 7 * 7 }} </style> Ωλ \U0001f393 \u202e"""
+)
+
+
+def test_whatever_a_name_holds_the_page_shows_it_as_text(service: Service):
+    version = course(lessons=1, title=f"T {NASTY}", version=f"V {NASTY}", issuer_name=f"I {NASTY}")
+    about = {"user_id": str(LEARNER), "course_version_id": version["course_version_id"]}
+    service.send("catalog", event("course_version.published", version))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": f"N {NASTY}"}))
+    service.send("enrollment", event("enrollment.requested", about))
+    service.send(
+        "progress", event("lesson.progressed", about | {"lesson_id": version["lessons"][0]["lesson_id"], "status": "completed"})
+    )
+    service.deliver()
+    uid = service.rows("SELECT certificate_uid FROM certificates")[0]["certificate_uid"]
+    service.admin("POST", f"/certificates/{uid}/revoke", {"reason": f"R {NASTY}"})
+    answer = service.http("GET", f"/certificates/{uid}", sub=None, headers={"accept": "text/html"})
+    assert answer.status == 200
+    assert answer.text.count("<script") == answer.text.count("<img") == 0
+    assert answer.text.count("</style>") == 1
+    assert answer.text.count("&lt;script&gt;") >= 5
+    assert "{{ 7 * 7 }}" in answer.text
+    assert "Ωλ \U0001f393" in answer.text
+    shown = service.http("GET", f"/certificates/{uid}", sub=None).json
+    assert shown["learner_name"] == f"N {NASTY}"
+    assert shown["revocation_reason"] == f"R {NASTY}"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_an_unknown_uid_is_not_repeated_on_its_page(service: Service):
+    answer = service.http("GET", f"/certificates/{CANARY}<script>", sub=None, headers={"accept": "text/html"})
+    assert answer.status == 404
+    assert CANARY not in answer.text
+
+
+# The edge itself
+
+
+def test_without_a_database_the_answer_is_503_with_a_time_to_try_again(service: Service, monkeypatch: pytest.MonkeyPatch):
+    from shared import db, settings
+
+    db.close()
+    settings.database_url.cache_clear()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")
+    for path in ("/health", f"/users/me/enrollments/{uuid4()}"):
+        answer = service.http("GET", path)
+        problem(answer, 503, path)
+        assert answer.headers["retry-after"] == "5"
+    settings.database_url.cache_clear()
+
+
+def test_health_names_the_last_migration(service: Service, root: Path):
+    last = max(path.stem for path in (root / "migrations").glob("*.sql") if ".rollback" not in path.name)
+    answer = service.http("GET", "/health", sub=None)
+    assert (answer.status, answer.json) == (200, {"status": "ok", "schema_version": last})
+
+
+def test_a_cursor_comes_back_as_the_key_that_it_was_made_of():
+    key = (datetime(2026, 1, 31, 9, 30, 0, 123456, tzinfo=UTC), uuid4())
+    assert http.decode_cursor(http.encode_cursor("list", *key), "list", datetime, UUID) == key
+    assert http.decode_cursor(None, "list", datetime) is None
+
+
+def test_the_same_command_over_http_at_the_same_moment_as_a_message_is_answered(world: World):
+    path = world.path("/users/me/enrollments/{course_version_id}")
+    about = {"user_id": str(LEARNER), "course_version_id": world.ids["course_version_id"]}
+    world.service.send("enrollment", event("enrollment.requested", about, now()))
+    assert world.service.http("PUT", path).status == 200
