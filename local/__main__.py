@@ -2,13 +2,16 @@
 
 import argparse
 import os
+import select
 import signal
 import sys
+import threading
 import uuid
 from types import FrameType
 
 from local.child import Child, clean_environment, migrate
 
+LOOK_MILLISECONDS = 500
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,6 +27,7 @@ def main() -> int:
         return 0
     for number in SIGNALS:
         signal.signal(number, _interrupt)
+    threading.Thread(target=_watch_terminal, daemon=True).start()
     environment = clean_environment()
     os.environ.clear()
     os.environ.update(environment)
@@ -96,6 +100,23 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     raise Interrupted(128 + number)
+
+
+def _watch_terminal() -> None:
+    """End this process when its terminal is gone, or the `make` that runs it.
+
+    When `make` is what the terminal runs, as with `ssh -t host make run`, it alone is told of the terminal's end, and then
+    waits for us.
+    """
+    terminal = select.poll()
+    if sys.stdout.isatty():
+        # Asks for nothing, because a hang-up is reported anyway.
+        terminal.register(sys.stdout, 0)
+    parent = os.getppid()
+    while not terminal.poll(LOOK_MILLISECONDS):
+        if "MAKELEVEL" in os.environ and os.getppid() != parent:
+            break
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def _child(what: list[str]) -> None:

@@ -5,6 +5,7 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,14 @@ def run(port: int, local_dir: Path) -> None:
     """Run the service until a signal's exception or a ServiceError ends it."""
     console = Console(highlight=False, soft_wrap=True)
     begun = time.monotonic()
-    with Status("starting", console=console) as status:
-        service = started(port, local_dir, console=sys.stdout.fileno(), step=status.update)
-        environment = service.__enter__()
-    try:
-        with Status("publishing the course", console=console):
+    with ExitStack() as stack:
+        with Status("starting", console=console) as status:
+            service = started(port, local_dir, console=sys.stdout.fileno(), step=status.update)
+            environment = stack.enter_context(service)
+            status.update("publishing the course")
             seed(environment)
         console.print(_welcome(environment, local_dir, time.monotonic() - begun))
         threading.Event().wait()
-    finally:
-        service.__exit__(None, None, None)
 
 
 def seed(environment: dict[str, str]) -> None:

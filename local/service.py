@@ -148,9 +148,11 @@ def started(
             environment[f"{domain}_{suffix}"] = queue_url(endpoint, name)
         _write_environment(stack, local_dir, environment)
         children.watch({"PostgreSQL": guard, "The stand-in for AWS": aws.popen})
-        yield environment
-    if children.failure:
-        raise ServiceError(children.failure)
+        try:
+            yield environment
+        finally:
+            if children.failure:
+                raise ServiceError(children.failure)
 
 
 def stop(local_dir: Path) -> bool:

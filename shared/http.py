@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple
@@ -77,12 +78,12 @@ class Caller(NamedTuple):
 class _JsonOnly(APIGatewayHttpResolver):
     """A resolver that takes JSON alone, by whatever spelling of its media type."""
 
-    def resolve(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        # Powertools compares the media type case by case, and would parse forms and multipart bodies as well.
-        given = str((event.get("headers") or {}).get("content-type", ""))
-        is_json = given.split(";")[0].strip().lower() in ("", "application/json")
+    def resolve(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        # Powertools heeds the case of the media type, and would parse forms and multipart bodies as well.
+        headers: dict[str, str] = event.get("headers") or {}
+        is_json = headers.get("content-type", "").split(";")[0].strip().lower() in ("", "application/json")
         media_type = "application/json" if is_json or not event.get("body") else "application/octet-stream"
-        return super().resolve(event | {"headers": (event.get("headers") or {}) | {"content-type": media_type}}, context)
+        return super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
 
 
 def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, StringConstraints
+from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from shared import db, messages
 from shared.catalog import store
@@ -12,14 +12,14 @@ from shared.catalog.models import CourseVersion
 from shared.certificate import store as certificates
 from shared.errors import CourseVersionChanged, ServiceError
 from shared.observability import observed
-from shared.parsing import Text
+from shared.parsing import Text, storable
 
 
 class LearnerUpdated(BaseModel):
     """Data of `learner.updated`."""
 
     user_id: UUID
-    name: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable)]
     locale: Annotated[Text, StringConstraints(max_length=35)] | None = None
 
 

@@ -84,8 +84,8 @@ def request_missing(conn: Connection, user_ids: Collection[UUID]) -> None:
         """
         INSERT INTO outbox (destination, queue, type, occurred_at, data)
         SELECT 'queue', 'certificate', 'enrollment.completed', e.completed_at, jsonb_build_object(
-            'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed', 'completed_at', rfc3339(e.completed_at),
-            'sequence', e.sequence
+            'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed',
+            'completed_at', rfc3339(e.completed_at), 'sequence', e.sequence
         )
         FROM enrollments e
         JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled

@@ -129,7 +129,8 @@ def decide(situation: Situation, command: Command) -> tuple[Situation, Change | 
     if time > situation.now + CLOCK_SKEW:
         raise FutureCommand(Flaw("#/time", "expected a time that is at most five minutes ahead"))
     if situation.commanded_at and situation.command:
-        if (time, RANK[command.kind]) < (situation.commanded_at, RANK[situation.command]):
+        # An equal one is the same command once more.
+        if (time, RANK[command.kind]) <= (situation.commanded_at, RANK[situation.command]):
             return situation, None
     elif command.kind == "requested" and not situation.course_version_is_known:
         raise CourseVersionNotFound

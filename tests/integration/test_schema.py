@@ -69,7 +69,8 @@ def tables_of(dbml: str) -> list[Any]:
         warnings.simplefilter("ignore", DeprecationWarning)
         from pydbml import PyDBML
 
-        return PyDBML(dbml).tables
+        schema: Any = PyDBML(dbml)
+    return schema.tables
 
 
 def columns_of(service: Service) -> dict[str, dict[str, Column]]:

@@ -25,6 +25,15 @@ from local.template import PROJECT
 
 SECONDS = 60
 
+WATCHING = """
+import signal, threading
+from local import __main__ as main
+signal.signal(signal.SIGHUP, main._interrupt)
+threading.Thread(target=main._watch_terminal, daemon=True).start()
+print("watching", flush=True)
+signal.pause()
+"""
+
 
 @dataclass
 class Running:
@@ -250,6 +259,30 @@ def test_nothing_stays_behind_and_the_data_survive(tmp_path: Path) -> None:
             assert running.end(number) == exit_code
             assert (tmp_path / "state" / "env").exists() == (number == signal.SIGKILL)
     assert local("stop", local_dir=running.local_dir).returncode == 0
+
+
+def test_the_end_of_its_terminal_ends_it() -> None:
+    terminal, inside = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", WATCHING], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=inside) as process:
+        os.close(inside)
+        assert os.read(terminal, 8) == b"watching"
+        os.close(terminal)
+        assert process.wait(SECONDS) == 128 + signal.SIGHUP
+
+
+def test_the_end_of_make_ends_it() -> None:
+    make = subprocess.Popen(
+        ["/bin/sh", "-c", '"$@" & wait', "sh", sys.executable, "-c", WATCHING],
+        cwd=PROJECT,
+        env=os.environ | {"MAKELEVEL": "1"},
+        stdout=subprocess.PIPE,
+    )
+    with make:
+        assert make.stdout is not None
+        assert make.stdout.readline() == b"watching\n"
+        (process,) = psutil.Process(make.pid).children()
+        make.kill()
+        process.wait(SECONDS)
 
 
 def test_without_the_stand_in_the_service_stops_and_says_so(tmp_path: Path) -> None:
