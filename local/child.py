@@ -139,7 +139,14 @@ def log_path(local_dir: str | Path, name: str) -> Path:
 
 
 def migrate(child: Child) -> None:
-    """Apply the migrations, with the function that does it on AWS."""
+    """Apply the migrations, with the function that does it on AWS, and ask for certificates that were under way.
+
+    What lay in the stand-in's queues when it stopped is lost; on AWS a queue keeps it.
+    """
     function = child.settings.template().functions["Migrate"]
     with child.busy:
         load(function, child.settings.endpoint)({}, context(function, child.ending))
+        from shared import db
+        from shared.certificate import store
+
+        db.run(lambda conn: store.request_missing(conn, None))

@@ -7,7 +7,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from shared import db, messages
 from shared.certificate import rules, store
 from shared.certificate.models import CertificateEvent, EnrollmentCompleted
-from shared.errors import ServiceError
+from shared.enrollment import store as enrollments
+from shared.errors import EnrollmentNotFound, ServiceError
 from shared.observability import count, observed
 
 MODELS = {
@@ -25,17 +26,20 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
 
     The events on certificates themselves ask for nothing: a certificate's state is in its row.
     """
-    completed = [item.event.data for item in incoming if isinstance(item.event.data, EnrollmentCompleted)]
-    keys = {(data.user_id, data.course_version_id) for data in completed}
+    completed = {n: item.event.data for n, item in enumerate(incoming) if isinstance(item.event.data, EnrollmentCompleted)}
+    keys = {(data.user_id, data.course_version_id) for data in completed.values()}
 
     def write(conn: db.Connection) -> Any:
         store.lock_learners(conn, {user_id for user_id, _ in keys})
         db.lock_enrollments(conn, keys)
-        return store.issue(conn, [(*key, rules.new_uid()) for key in keys])
+        return store.issue(conn, [(*key, rules.new_uid()) for key in keys]), enrollments.situations(conn, list(keys))
 
-    if keys:
-        count("CertificatesIssued", len(db.run(write).fetchall()))
-    return {}
+    if not keys:
+        return {}
+    issued, situations = db.run(write)
+    count("CertificatesIssued", len(issued.fetchall()))
+    unknown = {(s.user_id, s.course_version_id) for s in situations.fetchall() if s.status is None}
+    return {n: EnrollmentNotFound() for n, data in completed.items() if (data.user_id, data.course_version_id) in unknown}
 
 
 @observed()

@@ -55,7 +55,8 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
         count("QuizzesGraded", len(submissions) - len(outcomes))
         if not again:
             return refused
-        pending = again
+        # Attempts are numbered as they arrived, and outcomes come in any order.
+        pending = dict(sorted(again.items()))
     raise Unavailable
 
 

@@ -78,8 +78,8 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
     )
 
 
-def request_missing(conn: Connection, user_ids: Collection[UUID]) -> None:
-    """Ask for the certificates that completed enrolments of these learners lack: straight to the certificate queue."""
+def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None:
+    """Ask for the certificates that completed enrolments of these learners (None: of all) lack, straight at the certificate queue."""
     conn.execute(
         """
         INSERT INTO outbox (destination, queue, type, occurred_at, data)
@@ -90,11 +90,11 @@ def request_missing(conn: Connection, user_ids: Collection[UUID]) -> None:
         FROM enrollments e
         JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
         JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
-        WHERE e.user_id = ANY(%b::uuid[]) AND e.status = 'completed' AND NOT EXISTS (
+        WHERE (%(users)b::uuid[] IS NULL OR e.user_id = ANY(%(users)b::uuid[])) AND e.status = 'completed' AND NOT EXISTS (
             SELECT FROM certificates c WHERE c.user_id = e.user_id AND c.course_version_id = e.course_version_id
         )
         """,
-        [list(user_ids)],
+        {"users": None if user_ids is None else list(user_ids)},
     )
 
 
@@ -246,13 +246,14 @@ def revoke(
 
 
 def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
-    """Make a revoked certificate valid again and publish it; one that is not revoked stays as it is."""
+    """Lift the revocation of a certificate and publish it; one that is not revoked stays as it is."""
     conn.execute(
         """
         WITH reinstated AS (
             UPDATE certificates SET revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL
             WHERE certificate_uid = %(uid)s AND revoked_at IS NOT NULL
-            RETURNING user_id, course_version_id, certificate_uid
+            RETURNING user_id, course_version_id, certificate_uid,
+                CASE WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + 1
             FROM reinstated c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
@@ -261,7 +262,7 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
         INSERT INTO outbox (destination, type, occurred_at, data)
         SELECT 'bus', 'certificate.reinstated', now(), jsonb_build_object(
             'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
-            'status', 'valid', 'reason', %(reason)s::text, 'sequence', n.sequence
+            'status', c.status, 'reason', %(reason)s::text, 'sequence', n.sequence
         )
         FROM reinstated c CROSS JOIN counted n
         """,

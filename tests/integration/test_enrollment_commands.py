@@ -556,9 +556,9 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=600,
+    max_examples=60,
     deadline=None,
-    derandomize=False,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS)
@@ -585,7 +585,7 @@ def test_any_list_of_commands_and_completions_does_what_the_rules_say(database_u
         assert row["commanded_at"] == moment(model.taken[0])
 
 
-@settings(max_examples=300, deadline=None, derandomize=False, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["requested", "cancelled", "revoked", "reinstated"]), st.integers(0, 5)), min_size=2, max_size=8

@@ -75,7 +75,7 @@ def test_the_id_of_an_attempt_stands_for_one_learners_answers_to_one_quiz(
     other = uuid4()
     enroll(service, version, other)
     first = submitted(version, HALF)
-    data = {"answers": HALF, "attempt_id": first["data"]["attempt_id"]} | difference
+    data: dict[str, Any] = {"answers": HALF, "attempt_id": first["data"]["attempt_id"]} | difference
     if "user_id" in difference:
         data["user_id"] = str(other)
     second = submitted(version, **data)
@@ -221,9 +221,10 @@ def test_the_answers_are_kept_as_submitted_to_the_last_digit(service: Service, v
     numbers = "[12345678901234567890.5, 1.10, 0.1000000000000000000001]"
     assert attempt["answers"] == f'{{"q1": "a", "q2": 1.0, "note": {{"n": {numbers}, "é": null}}}}'
     # The same value written otherwise is the same answer, another value is not.
-    service.send("quiz", json.dumps(json.loads(text) | {"id": "2"}).replace("12345678901234567168.0", "12345678901234567890.5"))
+    service.send("quiz", text.replace('"q2": 1.0', '"q2": 1'))
+    assert codes(service) == []
     service.send("quiz", text.replace("12345678901234567890.5", "12345678901234567890.6"))
-    assert codes(service) == ["attempt_id_taken"] * len(codes(service))
+    assert codes(service) == ["attempt_id_taken"]
     assert [a["answers"] for a in attempts(service)] == [attempt["answers"]]
 
 
@@ -256,13 +257,10 @@ def test_an_answer_of_the_wrong_shape_is_refused_with_its_place(
 def test_the_times_of_an_attempt_are_the_producers_and_never_in_the_future(service: Service, version: dict[str, Any]):
     at, begun = "2026-02-01T10:00:00Z", "2026-02-01T09:00:00Z"
     future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    for data in (
-        {"time": at},
-        {"completed_at": at, "started_at": begun},
-        {"completed_at": begun, "started_at": at},
-        {"time": future},
-    ):
-        service.send("quiz", submitted(version, WRONG, **data))
+    service.send("quiz", submitted(version, WRONG, time=at))
+    service.send("quiz", submitted(version, WRONG, completed_at=at, started_at=begun))
+    service.send("quiz", submitted(version, WRONG, completed_at=begun, started_at=at))
+    service.send("quiz", submitted(version, WRONG, time=future))
     moments = {text: datetime.fromisoformat(text) for text in (at, begun)}
     *past, last = [(a["started_at"], a["completed_at"]) for a in attempts(service)]
     assert past == [(moments[at], moments[at]), (moments[begun], moments[at]), (moments[begun], moments[begun])]
