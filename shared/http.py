@@ -249,7 +249,7 @@ def decode_cursor(cursor: str | None, where: str, *types: Any) -> Any:
         raise Invalid(Flaw("query/cursor", "expected next_cursor of this list, unchanged")) from None
 
 
-def answer(model: type[BaseModel], description: str = "OK") -> Any:
+def answer(model: Any, description: str = "OK") -> Any:
     """OpenAPI's description of a JSON answer."""
     return {"description": description, "content": {"application/json": {"model": model}}}
 

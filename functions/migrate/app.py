@@ -18,7 +18,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     parts = urlsplit(settings.database_url())
     backend = get_backend(urlunsplit(parts._replace(scheme="postgresql+psycopg")))
     try:
-        available = read_migrations(str(Path(migrations.__path__[0])))
+        available: Any = read_migrations(str(Path(migrations.__path__[0])))
         with backend.lock():
             pending = backend.to_apply(available)
             backend.apply_migrations(pending)

@@ -79,7 +79,7 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
 
 
 def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None:
-    """Ask for the certificates that completed enrolments of these learners (None: of all) lack, straight at the certificate queue."""
+    """Ask for the certificates that completed enrolments of these learners (None: of all) lack."""
     conn.execute(
         """
         INSERT INTO outbox (destination, queue, type, occurred_at, data)

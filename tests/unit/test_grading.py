@@ -172,7 +172,7 @@ def test_ordering_counts_all_or_each_position():
 
 
 # The sample of map_response in the QTI specification: two atoms of a water molecule right, one wrong, anything else a heavy loss.
-MOLECULE = {"points": 2, "correct": {"H": 1, "O": 1, "Cl": -1}, "lower_bound": 0, "upper_bound": 2, "default": -2}
+MOLECULE: dict[str, Any] = {"points": 2, "correct": {"H": 1, "O": 1, "Cl": -1}, "lower_bound": 0, "upper_bound": 2, "default": -2}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_bounds_of_mapped_hold_for_the_sum_and_no_answer_is_below_them():
 
 
 def test_the_bounds_of_mapped_may_stand_inside_the_key():
-    inside = {name: MOLECULE[name] for name in ("lower_bound", "upper_bound", "default")}
+    inside: dict[str, Any] = {name: MOLECULE[name] for name in ("lower_bound", "upper_bound", "default")}
     assert question("mapped", points=2, correct=MOLECULE["correct"] | inside) == question("mapped", **MOLECULE)
     named_so = question(
         "mapped", points=3, choices=[*choices("a"), {"id": "default", "text": "The default"}], correct={"a": 1, "default": 2}
@@ -391,7 +391,8 @@ def test_answers_of_the_right_shape_are_taken_as_they_are():
     }
     assert check_answers(asked, answers, unknown_questions="refuse") is answers
     assert check_answers(asked, {}, unknown_questions="refuse") == {}
-    assert check_answers(asked, {"other": [1, {"a": True}]}, unknown_questions="ignore") == {"other": [1, {"a": True}]}
+    other: Any = {"other": [1, {"a": True}]}
+    assert check_answers(asked, other, unknown_questions="ignore") is other
 
 
 @pytest.mark.parametrize(
