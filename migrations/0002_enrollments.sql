@@ -12,10 +12,12 @@ CREATE TABLE enrollments (
         CHECK (status IN ('active', 'completed', 'cancelled_by_user', 'revoked_by_admin')),
     completed_at timestamptz,
     source_of_enrollment varchar,
-    -- When, by whom and why the enrolment came to its status. Progress dated up to the cancellation is still taken.
+    -- When, by whom and why the enrolment came to its status.
     status_changed_at timestamptz NOT NULL DEFAULT now(),
     status_actor text,
     status_reason text,
+    -- Since when it is cancelled or revoked, the earlier of the two; what is dated up to then is still taken.
+    inactive_since timestamptz CHECK ((inactive_since IS NULL) = (status IN ('active', 'completed'))),
     -- The latest command that was taken, by its own time; an older one changes nothing.
     commanded_at timestamptz NOT NULL,
     command text NOT NULL CHECK (command IN ('requested', 'cancelled', 'reinstated', 'revoked')),

@@ -27,7 +27,7 @@ BEGIN
     ), completed AS (
         UPDATE enrollments e
         SET status = 'completed', completed_at = f.completed_at, status_changed_at = f.completed_at, status_actor = 'learner-progress',
-            status_reason = NULL, sequence = e.sequence + 1
+            status_reason = NULL, inactive_since = NULL, sequence = e.sequence + 1
         FROM fulfilled f
         WHERE e.user_id = f.user_id AND e.course_version_id = f.course_version_id AND e.status IN ('active', 'cancelled_by_user')
         RETURNING e.user_id, e.course_version_id, e.completed_at, e.sequence, f.from_status

@@ -143,11 +143,14 @@ def work(
     return {"batchItemFailures": []}
 
 
-def _take(take: Take, incoming: list[Incoming[Any]]) -> dict[int, ServiceError]:
+def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> dict[int, ServiceError]:
     """Halve what the database refuses for its data until the culprit stands alone."""
     try:
         return take(incoming)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if len(incoming) == 1 and again:
+            # Someone else may have taken the same id at the same moment; the second try sees it and says what is wrong.
+            return _take(take, incoming, again=False)
         if len(incoming) == 1:
             # PostgreSQL's message would repeat the data; the constraint's name or the SQLSTATE does not.
             return {0: DatabaseRefused(f"The database refused it: {error.diag.constraint_name or error.sqlstate}.")}

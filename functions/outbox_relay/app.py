@@ -32,13 +32,12 @@ type Failures = dict[UUID, str]
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send what is due until the invocation's time is nearly over; the next one, a minute after this one's start, goes on."""
     sent = failed = 0
-    db.run(outbox.prune)
     # Made before there are threads, since boto3's default session is for one at a time.
     for service in ("events", "sqs"):
         _client(service)
     with ThreadPoolExecutor(CALLS) as pool:
         while context.get_remaining_time_in_millis() > MARGIN_MILLISECONDS:
-            rows = db.run(lambda conn: outbox.lease(conn, LEASED)).fetchall()
+            rows = db.run(_next).fetchall()
             if not rows:
                 time.sleep(POLL_SECONDS)
                 continue
@@ -52,6 +51,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     count("OutboxSent", sent)
     count("OutboxFailed", failed)
     return {"sent": sent, "failed": failed}
+
+
+def _next(conn: db.Connection) -> Any:
+    # Twice as many rows may go as come, so the table does not grow for ever however much is sent.
+    outbox.prune(conn)
+    return outbox.lease(conn, LEASED)
 
 
 def _mark(conn: db.Connection, delivered: list[Row], failures: list[tuple[Row, str]]) -> None:

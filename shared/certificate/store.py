@@ -29,15 +29,17 @@ def lock_learners(conn: Connection, user_ids: Collection[UUID]) -> None:
     )
 
 
-def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cursor[tuple[UUID, UUID]]:
-    """Issue certificates, each with the uid drawn for it, where they are due and there is none yet; gives those issued.
+def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cursor[tuple[UUID, UUID, bool]]:
+    """Issue certificates, each with the uid drawn for it, where they are due and there is none yet.
 
     Due: the enrolment is completed, its course version gives certificates, and the learner's name is known. Lock the
-    learners and the enrolments before.
+    learners and the enrolments before. Gives the keys of those issued, with true, and with false those without an enrolment.
     """
     return conn.execute(
         """
-        WITH issued AS (
+        WITH i AS (
+            SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[]) AS i (user_id, course_version_id, certificate_uid)
+        ), issued AS (
             INSERT INTO certificates AS c (user_id, course_version_id, certificate_uid, expires_at, metadata)
             SELECT e.user_id, e.course_version_id, i.certificate_uid, now() + make_interval(days => v.certificate_valid_for_days),
                 jsonb_build_object(
@@ -52,7 +54,7 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
                         ) best
                     )
                 )
-            FROM unnest(%b::uuid[], %b::uuid[], %b::text[]) AS i (user_id, course_version_id, certificate_uid)
+            FROM i
             JOIN enrollments e ON e.user_id = i.user_id AND e.course_version_id = i.course_version_id AND e.status = 'completed'
             JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
             JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
@@ -71,7 +73,12 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             )
             FROM issued c JOIN counted n ON n.user_id = c.user_id AND n.course_version_id = c.course_version_id
         )
-        SELECT user_id, course_version_id FROM issued
+        SELECT user_id, course_version_id, TRUE FROM issued
+        UNION ALL
+        SELECT i.user_id, i.course_version_id, FALSE FROM i
+        WHERE NOT EXISTS (
+            SELECT FROM enrollments e WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
+        )
         """,
         columns(enrollments, 3),
         binary=True,

@@ -83,6 +83,15 @@ class Plan:
         return self.before.user_id, self.before.course_version_id
 
     @property
+    def left_at(self) -> datetime | None:
+        """When the enrolment was left, by cancellation or revocation; None if it is active, or had been left before."""
+        inactive = ("cancelled_by_user", "revoked_by_admin")
+        if self.after.status not in inactive:
+            return None
+        left = [c.occurred_at for c in self.changes if c.to_status in inactive and c.from_status not in inactive]
+        return left[-1] if left else None
+
+    @property
     def is_active_again(self) -> bool:
         """Whether progress kept from before may fulfil it at once, so that completion must be checked."""
         return self.before.status is not None and bool(self.changes) and self.after.status == "active"

@@ -51,6 +51,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             p.changes[-1].reason if p.changes else None,
             p.changes[0].occurred_at if p.changes else None,
             p.source_of_enrollment,
+            p.left_at,
             len(p.changes),
         )
         for p in plans
@@ -65,10 +66,10 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         WITH i AS (
             SELECT * FROM unnest(
                 %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[],
-                %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::int[]
+                %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
             ) AS i (
                 user_id, course_version_id, seen_status, seen_commanded_at, seen_command, status, commanded_at, command,
-                status_changed_at, actor, reason, enrolled_at, source_of_enrollment, changes
+                status_changed_at, actor, reason, enrolled_at, source_of_enrollment, left_at, changes
             )
             ORDER BY user_id, course_version_id
         ), changed AS (
@@ -78,6 +79,8 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
                 status_actor = CASE WHEN i.changes > 0 THEN i.actor ELSE e.status_actor END,
                 status_reason = CASE WHEN i.changes > 0 THEN i.reason ELSE e.status_reason END,
                 source_of_enrollment = coalesce(i.source_of_enrollment, e.source_of_enrollment),
+                inactive_since = CASE WHEN i.status IN ('cancelled_by_user', 'revoked_by_admin')
+                    THEN coalesce(i.left_at, e.inactive_since) END,
                 sequence = e.sequence + i.changes
             FROM i
             WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
@@ -86,10 +89,10 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         ), created AS (
             INSERT INTO enrollments (
                 user_id, course_version_id, enrolled_at, status, source_of_enrollment, status_changed_at, status_actor,
-                status_reason, commanded_at, command, sequence
+                status_reason, inactive_since, commanded_at, command, sequence
             )
             SELECT i.user_id, i.course_version_id, i.enrolled_at, i.status, i.source_of_enrollment, i.status_changed_at, i.actor,
-                i.reason, i.commanded_at, i.command, i.changes
+                i.reason, i.left_at, i.commanded_at, i.command, i.changes
             FROM i WHERE i.seen_status IS NULL
             ORDER BY i.user_id, i.course_version_id
             ON CONFLICT DO NOTHING
@@ -119,7 +122,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         )
         SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 14), *columns(changes, 9)],
+        [*columns(enrollments, 15), *columns(changes, 9)],
         binary=True,
     )
 

@@ -53,7 +53,7 @@ class SyncBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    lessons: Annotated[list[dict[str, object]], Field(min_length=1, max_length=500)]
+    lessons: Annotated[list[dict[str, object]], Field(max_length=500)]
 
 
 class SyncItem(ReportBody):

@@ -78,8 +78,7 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
                     WHEN p.progress_percentage >= r.percentage AND p.started_at <= r.occurred_at
                         AND p.last_accessed_at >= r.occurred_at AND (r.percentage < 100 OR p.completed_at <= r.occurred_at)
                         THEN 'unchanged'
-                    WHEN e.status IN ('cancelled_by_user', 'revoked_by_admin') AND r.occurred_at > e.status_changed_at
-                        THEN 'enrollment_inactive'
+                    WHEN r.occurred_at > e.inactive_since THEN 'enrollment_inactive'
                 END AS outcome
             FROM report r
             LEFT JOIN enrollments e ON e.user_id = r.user_id AND e.course_version_id = r.course_version_id

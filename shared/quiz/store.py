@@ -139,8 +139,7 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                             AND a.quiz_id = s.quiz_id AND a.completed_at IS NOT NULL AND a.answers_snapshot = s.answers::jsonb
                             THEN 'unchanged' ELSE 'attempt_id_taken' END
                     WHEN e.user_id IS NULL THEN 'enrollment_not_found'
-                    WHEN e.status IN ('cancelled_by_user', 'revoked_by_admin') AND s.completed_at > e.status_changed_at
-                        THEN 'enrollment_inactive'
+                    WHEN s.completed_at > e.inactive_since THEN 'enrollment_inactive'
                     WHEN q.key_version <> s.key_version THEN 'stale_key'
                 END AS outcome
             FROM submission s

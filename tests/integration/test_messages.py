@@ -434,13 +434,15 @@ def test_the_same_id_with_another_body_is_another_dead_letter(known: Known):
     assert len(known.service.dead_letters()) == 2
 
 
-def test_a_later_try_counts_though_the_first_delivery_comes_again_beside_it(known: Known):
+@pytest.mark.parametrize("first_comes_first", [True, False])
+def test_a_later_try_counts_though_the_first_delivery_comes_again_beside_it(known: Known, first_comes_first: bool):
     early = json.dumps(known.progressed(data=known.data(user_id=str(uuid4()))))
     first = record(early)
     work(known.service, "progress", first)
     (waiting,) = apart(known.service)
     known.service.rows("UPDATE outbox SET sent_at = now() WHERE body IS NOT NULL")
-    work(known.service, "progress", as_sent(waiting), first)
+    both = [first, as_sent(waiting)]
+    work(known.service, "progress", *(both if first_comes_first else reversed(both)))
     (again,) = apart(known.service)
     assert (again["tries"], again["sent_at"]) == (2, None)
 

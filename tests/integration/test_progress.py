@@ -234,3 +234,20 @@ def test_concurrent_batches_in_opposite_orders_neither_deadlock_nor_lose_anythin
     assert not errors
     assert service.rows("SELECT count(*) AS n FROM enrollments WHERE status = 'completed'")[0]["n"] == len(learners)
     assert len(service.published("enrollment.completed")) == len(learners)
+
+
+def test_an_app_with_nothing_to_hand_in_gets_the_enrolment(service: Service, version: dict[str, Any]):
+    answer = service.http("POST", f"/users/me/enrollments/{version['course_version_id']}/progress", {"lessons": []})
+    assert answer.status == 200, answer.text
+    assert (answer.json["results"], answer.json["enrollment"]["status"]) == ([], "active")
+
+
+def test_what_was_done_before_the_cancellation_counts_and_what_was_done_after_it_does_not_though_it_was_revoked_later(
+    service: Service, version: dict[str, Any]
+):
+    key = {"user_id": str(LEARNER), "course_version_id": version["course_version_id"]}
+    service.send("enrollment", event("enrollment.cancelled", key, at(10)))
+    service.send("enrollment", event("enrollment.revoked", key | {"reason": "fraud"}, at(30)))
+    service.send("progress", progressed(version, 0, 40, 10), progressed(version, 1, 40, 20))
+    assert [str(r["lesson_id"]) for r in service.rows("SELECT * FROM lesson_progress")] == [version["lessons"][0]["lesson_id"]]
+    assert [row["code"] for row in service.dead_letters()] == ["enrollment_inactive"]

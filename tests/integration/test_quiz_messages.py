@@ -100,7 +100,13 @@ def test_answers_that_cannot_be_taken_do_not_use_up_the_id_of_their_attempt(serv
 
 def test_attempts_are_numbered_as_they_arrive_and_none_is_too_many_or_too_soon(service: Service, version: dict[str, Any]):
     late, early = "2026-03-01T00:00:00Z", "2026-02-01T00:00:00Z"
-    service.send("quiz", [submitted(version, WRONG, time=late), submitted(version, HALF, time=early)], submitted(version, RIGHT))
+    # Neither ids nor times follow the order of arrival.
+    first, second, third = (str(UUID(int=n)) for n in (3, 2, 1))
+    service.send(
+        "quiz",
+        [submitted(version, WRONG, attempt_id=first, time=late), submitted(version, HALF, attempt_id=second, time=early)],
+        submitted(version, RIGHT, attempt_id=third),
+    )
     service.send("quiz", submitted(version, WRONG), submitted(version, RIGHT, quiz=1))
     numbers = {str(quiz["quiz_id"]): [] for quiz in version["quizzes"]}
     for attempt in attempts(service):
