@@ -17,13 +17,18 @@ CREATE TABLE enrollments (
     status_actor text,
     status_reason text,
     -- Since when it is cancelled or revoked, the earlier of the two; what is dated up to then is still taken.
-    inactive_since timestamptz CHECK ((inactive_since IS NULL) = (status IN ('active', 'completed'))),
-    -- The latest command that was taken, by its own time; an older one changes nothing.
+    inactive_since timestamptz,
+    -- The latest command that took effect, by its own time; an older one changes nothing.
     commanded_at timestamptz NOT NULL,
     command text NOT NULL CHECK (command IN ('requested', 'cancelled', 'reinstated', 'revoked')),
+    -- The latest command that found what it asked for; an older one of its own side (the learner's, the administrators') changes nothing.
+    confirmed_at timestamptz,
+    confirmed text CHECK (confirmed IN ('requested', 'cancelled', 'revoked')),
     -- Numbers the events published about this enrolment: 1, 2, 3, ...
     sequence bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, course_version_id),
+    CONSTRAINT enrollments_inactive_has_time CHECK ((inactive_since IS NULL) = (status IN ('active', 'completed'))),
+    CONSTRAINT enrollments_confirmed_whole CHECK ((confirmed IS NULL) = (confirmed_at IS NULL)),
     -- A revoked enrolment keeps the time at which it had been completed.
     CONSTRAINT enrollments_completed_has_time CHECK (
         CASE status WHEN 'completed' THEN completed_at IS NOT NULL WHEN 'revoked_by_admin' THEN TRUE ELSE completed_at IS NULL END

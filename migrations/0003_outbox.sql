@@ -23,8 +23,9 @@ CREATE TABLE outbox (
     code text,
     tries integer NOT NULL DEFAULT 0,
     waiting_since timestamptz,
-    -- The same message set apart twice is one row.
+    -- The same event set apart twice is one row; the SQS message it came in tells a redelivery from a new complaint.
     message_key bytea UNIQUE,
+    message_id text,
     -- Not to be sent before; the relay moves it on while it sends, so that a killed relay's rows come up again.
     available_at timestamptz NOT NULL DEFAULT now(),
     deliveries integer NOT NULL DEFAULT 0,

@@ -121,6 +121,9 @@ class AlreadyRevoked(Conflict):
 class NotRevoked(Conflict):
     """The enrolment is not revoked, so there is nothing to reinstate."""
 
+    # On a queue the revocation may still be on its way.
+    may_be_cured = True
+
 
 class EnrollmentInactive(Conflict):
     """The enrolment was cancelled or revoked before that time."""
@@ -194,6 +197,7 @@ def flaws(error: ValidationError) -> list[Flaw]:
 #: Where pydantic's own words don't say what was expected, or speak of Python.
 _EXPECTED = {
     "missing": "required",
+    "string_unicode": "expected a text without unpaired surrogates",
     "extra_forbidden": "unknown field",
     "model_type": "expected an object",
     "model_attributes_type": "expected an object",
@@ -218,6 +222,16 @@ def explain(e: Any) -> str:
     """What was expected, for one of pydantic's error details (`type`, `msg`, `ctx`)."""
     if e["type"] == "value_error":
         return str(e["ctx"]["error"])
+    limits = e.get("ctx", {})
+    match e["type"]:
+        case "string_too_short":
+            return f"expected at least {limits['min_length']} character(s)"
+        case "string_too_long":
+            return f"expected at most {limits['max_length']} characters"
+        case "too_long":
+            return f"expected at most {limits['max_length']} items"
+        case _:
+            pass
     if e["type"] == "string_pattern_mismatch" and "me|" in e["ctx"]["pattern"]:
         return "expected a UUID, or me"
     expected = _EXPECTED.get(e["type"])

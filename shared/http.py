@@ -155,7 +155,7 @@ def caller(app: APIGatewayHttpResolver) -> Caller:
     """Who calls. The claims were verified by the gateway and can't be set by a client: it writes `requestContext` itself."""
     claims: dict[str, str] = app.current_event["requestContext"]["authorizer"]["jwt"]["claims"]
     try:
-        return Caller(UUID(claims["sub"]), frozenset(claims.get("scope", "").split()))
+        return Caller(UUID(claims.get("sub", "")), frozenset(claims.get("scope", "").split()))
     except ValueError:
         raise Forbidden("The token's subject is no user id: expected a UUID.") from None
 

@@ -7,9 +7,9 @@ be taken: for another try if time may cure it, else for the dead-letter queue. S
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Literal
 
 import psycopg
@@ -51,25 +51,34 @@ class Waiting(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an event comes from: an SQS message, its place in it if that holds an array, and what the relay wrote to it."""
+
+    message_id: str
+    body: str
+    position: int | None
+    waiting: "Waiting"
+
+    @property
+    def text(self) -> str:
+        """The event as it came."""
+        return self.body if self.position is None else _texts(self.body)[self.position]
+
+
+@dataclass(frozen=True, slots=True)
 class Incoming[Data: BaseModel]:
-    """One event, its text as it came, how often it was set apart before, and since when it has been waiting."""
+    """One event and where it comes from."""
 
     event: Event[Data]
-    body: str
-    tries: int = 0
-    waiting_since: datetime | None = None
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One event, or a whole body, that could not even be parsed.
+    """One event, or a whole body, that could not even be parsed; `name` is its source and id where it says them."""
 
-    `place` tells it from all others: its source and id where it names them, else message and position.
-    """
-
-    place: str
-    body: str
-    tries: int
+    name: str | None
+    origin: Origin
     error: ServiceError
 
 
@@ -106,30 +115,14 @@ def work(
     apart: list[outbox.Message] = []
     for record in sqs_event["Records"]:
         for item in parse(record, models, exact_numbers=exact_numbers):
-            match item:
-                case Incoming():
-                    incoming.append(item)
-                case Rejected(place, body, tries, error):
-                    apart.append(outbox.dead_letter(queue, place, body, tries, error))
+            if isinstance(item, Incoming):
+                incoming.append(item)
+            else:
+                apart.append(_set_apart(queue, item.name, item.origin, item.error, now))
     refused = _take(take, incoming) if incoming else {}
-    for n, error in refused.items():
-        item = incoming[n]
-        place = _place(item.event.source, item.event.id, item.body)
-        if error.may_be_cured:
-            apart.append(
-                outbox.another_try(
-                    queue,
-                    place,
-                    item.body,
-                    item.tries,
-                    error,
-                    min(item.waiting_since or now, now),
-                    now,
-                    settings.retry_patience_seconds(),
-                )
-            )
-        else:
-            apart.append(outbox.dead_letter(queue, place, item.body, item.tries, error))
+    for n, error in sorted(refused.items()):
+        event = incoming[n].event
+        apart.append(_set_apart(queue, _name(event.source, event.id), incoming[n].origin, error, now))
     if apart:
         # A transaction of its own is enough: should the process die before it, the message is not acknowledged and comes
         # again, what was taken then changes nothing, and what was not is set apart after all.
@@ -158,32 +151,38 @@ def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> d
         return _take(take, incoming[:half]) | {n + half: e for n, e in _take(take, incoming[half:]).items()}
 
 
+def _set_apart(queue: str, name: str | None, origin: Origin, error: ServiceError, now: datetime) -> outbox.Message:
+    """The event as it goes to the outbox; without a name, it is told from all others by its message and its place in it."""
+    text = origin.text
+    place = f"{name}\n{text}" if name else f"{origin.message_id}#{origin.position}"
+    waiting_since = min(origin.waiting.waiting_since or now, now)
+    return outbox.apart(
+        queue, place, text, origin.message_id, origin.waiting.tries, error, waiting_since, now, settings.retry_patience_seconds()
+    )
+
+
 def parse(
     record: dict[str, Any], models: Mapping[str, type[BaseModel]], *, exact_numbers: bool = False
 ) -> list[Incoming[Any] | Rejected]:
     """Parse an SQS record into its events; whatever can't be parsed stands for itself."""
-    waiting = _waiting(record.get("messageAttributes") or {})
-    tries, message_id, body = waiting.tries, record["messageId"], record["body"]
+    whole = Origin(record["messageId"], record["body"], None, _waiting(record.get("messageAttributes") or {}))
     try:
-        content = loads(body, exact_numbers=exact_numbers)
+        content = loads(whole.body, exact_numbers=exact_numbers)
     except Malformed as error:
-        return [Rejected(message_id, body, tries, error)]
+        return [Rejected(None, whole, error)]
     if not isinstance(content, list):
-        content, texts = [content], [body]
-    elif len(content) > MAX_EVENTS:
+        return [_parsed(content, models, whole)]
+    if len(content) > MAX_EVENTS:
         too_many = Invalid(Flaw("#", f"expected at most {MAX_EVENTS} events in one message, found {len(content)}"))
-        return [Rejected(message_id, body, tries, too_many)]
-    else:
-        texts = _texts(body)
-    items: list[Incoming[Any] | Rejected] = []
-    for n, (element, text) in enumerate(zip(content, texts, strict=True)):
-        try:
-            event = _event(element, models)
-        except ServiceError as error:
-            items.append(Rejected(_place_of(element, text) or f"{message_id}#{n}", text, tries, error))
-        else:
-            items.append(Incoming(event, text, tries, waiting.waiting_since))
-    return items
+        return [Rejected(None, whole, too_many)]
+    return [_parsed(element, models, replace(whole, position=n)) for n, element in enumerate(content)]
+
+
+def _parsed(element: Any, models: Mapping[str, type[BaseModel]], origin: Origin) -> Incoming[Any] | Rejected:
+    try:
+        return Incoming(_event(element, models), origin)
+    except ServiceError as error:
+        return Rejected(_name_of(element), origin, error)
 
 
 def _waiting(attributes: Mapping[str, Mapping[str, Any]]) -> Waiting:
@@ -194,14 +193,14 @@ def _waiting(attributes: Mapping[str, Mapping[str, Any]]) -> Waiting:
         return Waiting()
 
 
-def _place(source: str, id_: str, text: str) -> str:
-    return f"{source}\n{id_}\n{text}"
+def _name(source: str, id_: str) -> str:
+    return f"{source}\n{id_}"
 
 
-def _place_of(element: Any, text: str) -> str | None:
+def _name_of(element: Any) -> str | None:
     match element:
         case {"source": str(source), "id": str(id_)} | {"detail-type": _, "detail": {"source": str(source), "id": str(id_)}}:
-            return _place(source, id_, text)
+            return _name(source, id_)
         case _:
             return None
 
@@ -229,6 +228,7 @@ _BETWEEN = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
+@lru_cache(maxsize=16)
 def _texts(array: str) -> list[str]:
     """The text of each element of what is known to be a JSON array, as it came."""
     texts: list[str] = []

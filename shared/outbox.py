@@ -24,51 +24,49 @@ KEPT_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that could not be taken, as it is set apart."""
+    """A message that could not be taken, as it is set apart. `message_id` is of the SQS message that it came in."""
 
     destination: Literal["queue", "dead_letter_queue"]
     queue: str
     message_key: bytes
+    message_id: str
     body: str
     code: str
     reason: str
     tries: int
     waiting_since: datetime | None
-    available_at: datetime | None
+    available_at: datetime
 
 
-def dead_letter(queue: str, place: str, body: str, tries: int, error: ServiceError) -> Message:
-    """What nobody can take, for the queue's dead-letter queue."""
-    return Message(
-        "dead_letter_queue", queue, _key(queue, place), _storable(body), error.code(), _reason(error), tries + 1, None, None
-    )
-
-
-def another_try(
+def apart(
     queue: str,
     place: str,
     body: str,
+    message_id: str,
     tries: int,
     error: ServiceError,
     waiting_since: datetime,
     now: datetime,
     patience_seconds: int,
 ) -> Message:
-    """What time may cure: for its own queue again after 1, 2, 4, 8, … seconds, and after `patience_seconds` a dead letter."""
+    """What becomes of an event that could not be taken, after `tries` tries, having waited since `waiting_since`.
+
+    What time may cure goes to its own queue again after 1, 2, 4, 8, … seconds, for `patience_seconds`; everything else, and
+    what has waited as long as that, is a dead letter. `place` tells the event from all others.
+    """
     left = waiting_since + timedelta(seconds=patience_seconds) - now
-    if left <= timedelta(0):
-        return dead_letter(queue, place, body, tries, error)
-    available_at = now + min(timedelta(seconds=2 ** min(tries, 10)), left)
+    waits = error.may_be_cured and left > timedelta(0)
     return Message(
-        "queue",
+        "queue" if waits else "dead_letter_queue",
         queue,
         _key(queue, place),
+        message_id,
         _storable(body),
         error.code(),
         _reason(error),
         tries + 1,
-        waiting_since,
-        available_at,
+        waiting_since if waits else None,
+        now + min(timedelta(seconds=2 ** min(tries, 10)), left) if waits else now,
     )
 
 
@@ -87,25 +85,35 @@ def _reason(error: ServiceError) -> str:
 
 
 def set_apart(conn: Connection, messages: list[Message]) -> None:
-    """Store messages that could not be taken; one that was set apart before, as often as now, is there already."""
-    # A repetition of the first delivery may be in one batch with a later try: the later try counts.
-    latest = {m.message_key: m for m in sorted(messages, key=lambda m: m.tries)}
+    """Store messages that could not be taken; one that is set apart already, and still under way, is there once.
+
+    One that comes in another message after it had become a dead letter is a new complaint.
+    """
+    # A repetition of the first delivery may be in one batch with a later try: the later try counts, else the first one.
+    latest: dict[bytes, Message] = {}
+    for message in messages:
+        known = latest.setdefault(message.message_key, message)
+        if known.tries < message.tries:
+            latest[message.message_key] = message
     conn.execute(
         """
-        INSERT INTO outbox (destination, queue, message_key, body, code, reason, tries, waiting_since, available_at)
-        SELECT m.destination, m.queue, m.message_key, m.body, m.code, m.reason, m.tries, m.waiting_since,
-        coalesce(m.available_at, now())
-        FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::text[], %b::text[], %b::text[], %b::int[], %b::timestamptz[],
-        %b::timestamptz[])
-            AS m (destination, queue, message_key, body, code, reason, tries, waiting_since, available_at)
+        INSERT INTO outbox (
+            destination, queue, message_key, message_id, body, code, reason, tries, waiting_since, available_at
+        )
+        SELECT * FROM unnest(
+            %b::text[], %b::text[], %b::bytea[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[], %b::timestamptz[],
+            %b::timestamptz[]
+        ) AS m (destination, queue, message_key, message_id, body, code, reason, tries, waiting_since, available_at)
         ORDER BY m.message_key
         ON CONFLICT (message_key) DO UPDATE SET
-            destination = excluded.destination, code = excluded.code, reason = excluded.reason, tries = excluded.tries,
-            waiting_since = excluded.waiting_since, available_at = excluded.available_at, sent_at = NULL, deliveries = 0,
-            error = NULL
-        WHERE outbox.tries < excluded.tries
+            destination = excluded.destination, message_id = excluded.message_id, code = excluded.code, reason = excluded.reason,
+            tries = excluded.tries, waiting_since = excluded.waiting_since, available_at = excluded.available_at,
+            sent_at = NULL, deliveries = 0, error = NULL
+        WHERE outbox.tries < excluded.tries OR (
+            outbox.destination = 'dead_letter_queue' AND outbox.sent_at IS NOT NULL AND outbox.message_id <> excluded.message_id
+        )
         """,
-        columns([astuple(m) for m in latest.values()], 9),
+        columns([astuple(m) for m in latest.values()], 10),
     )
 
 

@@ -1,7 +1,8 @@
 """A real PostgreSQL for all tests, migrated once by the code that migrates production."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -17,12 +18,13 @@ os.environ.update(
     RETRY_PATIENCE_SECONDS="20",
 )
 
-from shared import settings
-from tests.support.service import Service
+from shared import db, settings
+from shared.quiz import store
+from tests.support.service import Service, context
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """URL of a PostgreSQL server: TEST_DATABASE_URL, or one from a wheel."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
@@ -35,40 +37,47 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def database(server: str, name: str) -> str:
+    """URL of a database on the server."""
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
 
 
+@contextmanager
+def created(server: str, name: str, template: str = "template1") -> Generator[str]:
+    """Create a database for the service under test, yield its URL, and drop it again."""
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    url = database(server, name)
+    before = os.environ.get("DATABASE_URL")
+    os.environ["DATABASE_URL"] = url
+    settings.database_url.cache_clear()
+    yield url
+    db.close()
+    os.environ.pop("DATABASE_URL", None)
+    if before:
+        os.environ["DATABASE_URL"] = before
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture(scope="session")
-def template_database(server_url: str) -> str:
+def template_database(server_url: str) -> Generator[str]:
     """Name of a migrated database without rows."""
     name = f"template_{uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    os.environ["DATABASE_URL"] = database(server_url, name)
-    settings.database_url.cache_clear()
-    from functions.migrate.app import handler
-    from tests.support.service import context
+    with ExitStack() as stack:
+        with created(server_url, f"{name}_draft"):
+            from functions.migrate.app import handler
 
-    handler({}, context("Migrate"))
-    return name
+            handler({}, context("Migrate"))
+            stack.enter_context(created(server_url, name, f"{name}_draft"))
+        yield name
 
 
 @pytest.fixture
-def database_url(server_url: str, template_database: str) -> Iterator[str]:
+def database_url(server_url: str, template_database: str) -> Generator[str]:
     """URL of a fresh migrated database, which the service under test uses."""
-    name = f"test_{uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template_database)))
-    os.environ["DATABASE_URL"] = database(server_url, name)
-    settings.database_url.cache_clear()
-    from shared import db
-    from shared.quiz import store
-
     store._keys.clear()
-    yield os.environ["DATABASE_URL"]
-    db.close()
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with created(server_url, f"test_{uuid4().hex[:12]}", template_database) as url:
+        yield url
 
 
 @pytest.fixture

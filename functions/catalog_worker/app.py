@@ -1,5 +1,6 @@
 """What the Course and IAM services tell us: course versions, and the names of learners."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from shared.catalog.models import CourseVersion
 from shared.certificate import store as certificates
 from shared.errors import CourseVersionChanged, ServiceError
 from shared.observability import observed
-from shared.parsing import Text, storable
+from shared.parsing import Text, storable, taken_as
 
 
 class LearnerUpdated(BaseModel):
@@ -28,6 +29,7 @@ MODELS = {"course_version.published": CourseVersion, "learner.updated": LearnerU
 
 def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
     """Store all of it in one transaction; another body under the id of a published course version is refused."""
+    now = datetime.now(UTC)
     versions: dict[int, CourseVersion] = {}
     updates: list[store.LearnerUpdate] = []
     for n, item in enumerate(incoming):
@@ -35,7 +37,7 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
         if isinstance(data, CourseVersion):
             versions[n] = data
         else:
-            updates.append(store.LearnerUpdate(data.user_id, data.name, data.locale, item.event.time))
+            updates.append(store.LearnerUpdate(data.user_id, data.name, data.locale, taken_as(item.event.time, now)))
     first = {version.course_version_id: version for version in reversed(versions.values())}
 
     def write(conn: db.Connection) -> Any:

@@ -39,11 +39,13 @@ def of_enrollment(user_id: http.UserId, course_version_id: UUID) -> Response[str
     needed = requirements.fetchall()
     if not needed:
         raise EnrollmentNotFound
-    return http.reply(NotYet(requirements=[requirement for row in needed if (requirement := _requirement(row))]))
+    if needed[-1].kind == "disabled":
+        return http.reply(NotYet(requirements=[]))
+    return http.reply(NotYet(requirements=[_requirement(row) for row in needed]))
 
 
-def _requirement(row: store.Needed) -> Requirement | None:
-    """A row of what a certificate needs, in words; None for the name where the course version gives no certificates."""
+def _requirement(row: store.Needed) -> Requirement:
+    """A row of what a certificate needs, in words."""
     met = row.fulfilled_at is not None
     match row.kind:
         case "lesson":
@@ -55,8 +57,6 @@ def _requirement(row: store.Needed) -> Requirement | None:
         case "learner_name":
             detail = "The learner's name is known." if met else "The learner's name is not known yet."
             return Requirement(kind="learner_name", id=None, title="Learner's name", met=met, detail=detail)
-        case "disabled":
-            return None
         case status:
             met = status == "completed"
             detail = "The course version is completed." if met else f"The enrolment is {status.replace('_', ' ')}."

@@ -15,7 +15,16 @@ from shared.errors import EnrollmentNotFound, flaws
 from shared.observability import observed
 from shared.parsing import taken_as
 from shared.progress import store
-from shared.progress.models import CourseProgress, LessonProgress, ReportBody, SyncBody, SyncItem, SyncReply, SyncResult
+from shared.progress.models import (
+    CourseProgress,
+    LessonProgress,
+    LessonReference,
+    ReportBody,
+    SyncBody,
+    SyncItem,
+    SyncReply,
+    SyncResult,
+)
 
 app = http.resolver()
 
@@ -59,16 +68,15 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
     reports: list[store.Report] = []
     places: list[int] = []
     for index, raw in enumerate(body.lessons):
-        lesson_id = raw.get("lesson_id")
-        # What stands for half of a surrogate pair can't be written back in UTF-8.
-        named = lesson_id.encode("utf-8", "replace").decode() if isinstance(lesson_id, str) else None
-        result = SyncResult(index=index, lesson_id=named, result="applied")
+        result = SyncResult(index=index, lesson_id=None, result="applied")
         results.append(result)
         try:
             item = SyncItem.model_validate(raw)
         except ValidationError as error:
+            result.lesson_id = _lesson_id(raw)
             result.result, result.detail = "refused", "; ".join(f"{f.pointer}: {f.detail}" for f in flaws(error))
             continue
+        result.lesson_id = item.lesson_id
         places.append(index)
         reports.append(
             store.Report(learner, course_version_id, item.lesson_id, item.percentage, taken_as(item.occurred_at or now, now))
@@ -90,6 +98,14 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
     return http.reply(SyncReply(results=results, enrollment=enrollment.model()))
 
 
+def _lesson_id(raw: object) -> UUID | None:
+    """The lesson that an invalid report speaks of, if it says so."""
+    try:
+        return LessonReference.model_validate(raw).lesson_id
+    except ValidationError:
+        return None
+
+
 @app.get(
     _ENROLLMENT + "/progress",
     summary="Course figures, every lesson, every quiz",
@@ -109,7 +125,12 @@ def read(user_id: http.UserId, course_version_id: UUID) -> Response[str]:
     enrollment = detail.fetchone()
     if enrollment is None:
         raise EnrollmentNotFound
-    return http.reply(CourseProgress(enrollment=enrollment.model(), lessons=lessons.fetchall(), quizzes=quizzes.fetchall()))
+    figures = enrollment.model()
+    return http.reply(
+        CourseProgress(
+            status=figures.status, lessons=lessons.fetchall(), quizzes=quizzes.fetchall(), **figures.progress.model_dump()
+        )
+    )
 
 
 @observed("requestContext.requestId")

@@ -8,10 +8,10 @@ from aws_lambda_powertools.event_handler.openapi.params import Body
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, http
-from shared.errors import AttemptClosed, AttemptNotFound, EnrollmentInactive, EnrollmentNotFound, QuizNotFound, Unavailable
+from shared.errors import AttemptClosed, AttemptNotFound, EnrollmentNotFound, QuizNotFound, Unavailable
 from shared.observability import count, observed
 from shared.quiz import rules, store
-from shared.quiz.attempts import Attempt, AttemptPage, StartedAttempt, SubmitBody
+from shared.quiz.attempts import Attempt, AttemptPage, StartBody, StartedAttempt, SubmitBody
 from shared.quiz.models import learner_view
 
 app = http.resolver(exact_numbers=True)
@@ -27,7 +27,9 @@ _ATTEMPTS = "/users/<user_id>/enrollments/<course_version_id>/quizzes/<quiz_id>/
     responses={200: http.answer(StartedAttempt, "Still open"), 201: http.answer(StartedAttempt, "Started")}
     | http.problems(404, 409, 422),
 )
-def start(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID) -> Response[str]:
+def start(
+    user_id: http.UserId, course_version_id: UUID, quiz_id: UUID, body: Annotated[StartBody | None, Body()] = None
+) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
     quiz = (course_version_id, quiz_id)
     stale: list[store.QuizId] = []
@@ -39,6 +41,7 @@ def start(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID) -> Respo
         standing = row.model()
         if not standing.quiz_is_known:
             raise QuizNotFound
+        rules.check_active(standing.status)
         key = store.answer_keys([quiz], stale=stale)[quiz]
         if standing.open and not rules.is_late(standing.open.expires_at, standing.now):
             return _started(standing.open, key, 200)
@@ -99,8 +102,7 @@ def submit(attempt_id: UUID, body: Annotated[SubmitBody, Body()]) -> Response[st
             if sitting.in_time and not sitting.same_answers:
                 raise AttemptClosed
             return _reply(attempt)
-        if sitting.enrollment_status not in ("active", "completed"):
-            raise EnrollmentInactive("The enrolment is cancelled or revoked.")
+        rules.check_active(sitting.enrollment_status)
         key = store.answer_keys([sitting.quiz], stale=stale)[sitting.quiz]
         in_time = not rules.is_late(sitting.expires_at, sitting.now)
         given = rules.check_answers(key.questions, body.answers, unknown_questions="refuse")

@@ -46,7 +46,7 @@ class CertificatePage(BaseModel):
 class Requirement(BaseModel):
     """One thing that a certificate needs, and whether it is there."""
 
-    kind: Literal["enrollment", "lesson", "quiz", "learner_name", "issuance"]
+    kind: Literal["enrollment", "lesson", "quiz", "learner_name"]
     id: UUID | None
     title: str
     met: bool
@@ -54,7 +54,7 @@ class Requirement(BaseModel):
 
 
 class NotYet(BaseModel):
-    """There is no certificate yet, and why."""
+    """There is no certificate yet, and what it needs; where the course version gives none, nothing is missing."""
 
     status: Literal["not_yet"] = "not_yet"
     requirements: list[Requirement]

@@ -21,6 +21,14 @@ from shared.parsing import CLOCK_SKEW
 Status = Literal["active", "completed", "cancelled_by_user", "revoked_by_admin"]
 CommandKind = Literal["requested", "cancelled", "reinstated", "revoked"]
 
+#: Whose command it is.
+SIDE: dict[str, str] = {
+    "requested": "learner",
+    "cancelled": "learner",
+    "reinstated": "administrator",
+    "revoked": "administrator",
+}
+
 #: Commands of one enrolment that carry the same time count in this order, the last one wins.
 RANK: dict[str, int] = {"requested": 0, "cancelled": 1, "reinstated": 2, "revoked": 3}
 
@@ -48,9 +56,11 @@ class Situation:
     self_enrollment: bool
     status: Status | None
     is_completed: bool
-    #: The time and the kind of the latest command that was taken.
+    #: The time and the kind of the latest command that took effect, and of the latest one that found what it asked for.
     commanded_at: datetime | None
     command: CommandKind | None
+    confirmed_at: datetime | None
+    confirmed: CommandKind | None
     #: The database's clock.
     now: datetime
 
@@ -93,12 +103,12 @@ class Plan:
 
     @property
     def is_active_again(self) -> bool:
-        """Whether progress kept from before may fulfil it at once, so that completion must be checked."""
-        return self.before.status is not None and bool(self.changes) and self.after.status == "active"
+        """Whether progress taken in the meantime may fulfil it, or show that it was fulfilled earlier."""
+        return self.before.status is not None and bool(self.changes) and self.after.status in ("active", "completed")
 
 
 #: (status, command) → the status it leads to and the event that tells of it, or the error. Where a command leads to the
-#: status that it finds, nothing changes, but it counts as taken: an older one that arrives later changes nothing.
+#: status that it finds, it only confirms it.
 TABLE: dict[tuple[Status | None, CommandKind], tuple[Status, str] | type[ServiceError]] = {
     (None, "requested"): ("active", "enrollment.created"),
     (None, "cancelled"): EnrollmentNotFound,
@@ -137,22 +147,34 @@ def decide(situation: Situation, command: Command) -> tuple[Situation, Change | 
     time = command.time or situation.now
     if time > situation.now + CLOCK_SKEW:
         raise FutureCommand(Flaw("#/time", "expected a time that is at most five minutes ahead"))
-    if situation.commanded_at and situation.command:
-        # An equal one is the same command once more.
-        if (time, RANK[command.kind]) <= (situation.commanded_at, RANK[situation.command]):
-            return situation, None
-    elif command.kind == "requested" and not situation.course_version_is_known:
+    if _is_outdated(situation, time, command.kind):
+        return situation, None
+    if situation.status is None and command.kind == "requested" and not situation.course_version_is_known:
         raise CourseVersionNotFound
     outcome = TABLE[situation.status, command.kind]
     if isinstance(outcome, type):
         raise outcome
     status, event = outcome
-    taken = replace(situation, commanded_at=time, command=command.kind)
     if status == situation.status:
-        return taken, None
+        return replace(situation, confirmed_at=time, confirmed=command.kind), None
     if command.kind == "reinstated" and situation.is_completed:
         status = "completed"
-    return replace(taken, status=status), Change(event, situation.status, status, time, command.actor, command.reason)
+    taken = replace(situation, status=status, commanded_at=time, command=command.kind)
+    return taken, Change(event, situation.status, status, time, command.actor, command.reason)
+
+
+def _is_outdated(situation: Situation, time: datetime, kind: CommandKind) -> bool:
+    """Whether a later command has taken effect already, or has confirmed what is; the same command once more is outdated too.
+
+    A confirmation holds against older commands of its own side only: a learner who enrols again and again must not get
+    round a revocation that is still on its way.
+    """
+    this = (time, RANK[kind])
+    if situation.commanded_at and situation.command and this <= (situation.commanded_at, RANK[situation.command]):
+        return True
+    if situation.confirmed_at and situation.confirmed and SIDE[kind] == SIDE[situation.confirmed]:
+        return this <= (situation.confirmed_at, RANK[situation.confirmed])
+    return False
 
 
 def plan(situation: Situation, commands: list[tuple[int, Command]]) -> tuple[Plan | None, dict[int, ServiceError]]:

@@ -20,7 +20,7 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
         """
         SELECT k.user_id, k.course_version_id, v.course_version_id IS NOT NULL AS course_version_is_known,
             coalesce(v.self_enrollment, FALSE) AS self_enrollment, e.status, e.completed_at IS NOT NULL AS is_completed,
-            e.commanded_at, e.command, clock_timestamp() AS now
+            e.commanded_at, e.command, e.confirmed_at, e.confirmed, clock_timestamp() AS now
         FROM unnest(%b::uuid[], %b::uuid[]) WITH ORDINALITY AS k (user_id, course_version_id, n)
         LEFT JOIN course_versions v ON v.course_version_id = k.course_version_id
         LEFT JOIN enrollments e ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
@@ -43,9 +43,13 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             p.before.status,
             p.before.commanded_at,
             p.before.command,
+            p.before.confirmed_at,
+            p.before.confirmed,
             p.after.status,
             p.after.commanded_at,
             p.after.command,
+            p.after.confirmed_at,
+            p.after.confirmed,
             p.changes[-1].occurred_at if p.changes else None,
             p.changes[-1].actor if p.changes else None,
             p.changes[-1].reason if p.changes else None,
@@ -65,16 +69,19 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         """
         WITH i AS (
             SELECT * FROM unnest(
-                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[],
-                %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
+                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
+                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
+                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
             ) AS i (
-                user_id, course_version_id, seen_status, seen_commanded_at, seen_command, status, commanded_at, command,
-                status_changed_at, actor, reason, enrolled_at, source_of_enrollment, left_at, changes
+                user_id, course_version_id, seen_status, seen_commanded_at, seen_command, seen_confirmed_at, seen_confirmed,
+                status, commanded_at, command, confirmed_at, confirmed, status_changed_at, actor, reason, enrolled_at,
+                source_of_enrollment, left_at, changes
             )
             ORDER BY user_id, course_version_id
         ), changed AS (
             UPDATE enrollments e
-            SET status = i.status, commanded_at = i.commanded_at, command = i.command,
+            SET status = i.status, commanded_at = i.commanded_at, command = i.command, confirmed_at = i.confirmed_at,
+                confirmed = i.confirmed,
                 status_changed_at = coalesce(i.status_changed_at, e.status_changed_at),
                 status_actor = CASE WHEN i.changes > 0 THEN i.actor ELSE e.status_actor END,
                 status_reason = CASE WHEN i.changes > 0 THEN i.reason ELSE e.status_reason END,
@@ -85,14 +92,15 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             FROM i
             WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
                 AND e.status = i.seen_status AND e.commanded_at = i.seen_commanded_at AND e.command = i.seen_command
+                AND (e.confirmed_at, e.confirmed) IS NOT DISTINCT FROM (i.seen_confirmed_at, i.seen_confirmed)
             RETURNING e.user_id, e.course_version_id, e.sequence
         ), created AS (
             INSERT INTO enrollments (
                 user_id, course_version_id, enrolled_at, status, source_of_enrollment, status_changed_at, status_actor,
-                status_reason, inactive_since, commanded_at, command, sequence
+                status_reason, inactive_since, commanded_at, command, confirmed_at, confirmed, sequence
             )
             SELECT i.user_id, i.course_version_id, i.enrolled_at, i.status, i.source_of_enrollment, i.status_changed_at, i.actor,
-                i.reason, i.left_at, i.commanded_at, i.command, i.changes
+                i.reason, i.left_at, i.commanded_at, i.command, i.confirmed_at, i.confirmed, i.changes
             FROM i WHERE i.seen_status IS NULL
             ORDER BY i.user_id, i.course_version_id
             ON CONFLICT DO NOTHING
@@ -122,7 +130,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         )
         SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 15), *columns(changes, 9)],
+        [*columns(enrollments, 19), *columns(changes, 9)],
         binary=True,
     )
 

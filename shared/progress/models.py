@@ -6,20 +6,18 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.enrollment.models import EnrollmentDetail
+from shared.enrollment.models import EnrollmentDetail, Progress, Status
 from shared.parsing import Percentage, Time
 
 
 class Report(BaseModel):
-    """How far a learner got in a lesson. 100 and `completed` are the same thing; one of the two fields is enough."""
+    """How far a learner got in a lesson. 100 and `completed` are the same thing; with neither field it is a mere visit."""
 
     progress_percentage: Percentage | None = None
     status: Literal["in_progress", "completed"] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.progress_percentage is None and self.status is None:
-            raise PydanticCustomError("report", "expected progress_percentage or status")
         if self.status == "completed" and self.progress_percentage not in (None, 100):
             raise PydanticCustomError("report", "expected progress_percentage 100 with status completed")
         return self
@@ -40,7 +38,7 @@ class LessonProgressed(Report):
     lesson_id: UUID
 
 
-class ReportBody(Report):
+class TimedReport(Report):
     """A report over HTTP; without `occurred_at` it is of now."""
 
     model_config = ConfigDict(extra="forbid")
@@ -48,18 +46,32 @@ class ReportBody(Report):
     occurred_at: Time | None = None
 
 
+class ReportBody(TimedReport):
+    """A report on one lesson, which says something."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.progress_percentage is None and self.status is None:
+            raise PydanticCustomError("report", "expected progress_percentage or status")
+        return self
+
+
 class SyncBody(BaseModel):
     """Up to 500 reports that an app gathered offline. Each is an object with `lesson_id` and the fields of a report."""
 
     model_config = ConfigDict(extra="forbid")
 
-    lessons: Annotated[list[dict[str, object]], Field(max_length=500)]
+    lessons: Annotated[list[object], Field(max_length=500)]
 
 
-class SyncItem(ReportBody):
-    """One report of several."""
+class LessonReference(BaseModel):
+    """Which lesson something is about."""
 
     lesson_id: UUID
+
+
+class SyncItem(TimedReport, LessonReference):
+    """One report of several."""
 
 
 class LessonProgress(BaseModel):
@@ -91,10 +103,10 @@ class QuizItem(BaseModel):
     attempts: int
 
 
-class CourseProgress(BaseModel):
+class CourseProgress(Progress):
     """The course figures, every lesson and every quiz."""
 
-    enrollment: EnrollmentDetail
+    status: Status
     lessons: list[LessonItem]
     quizzes: list[QuizItem]
 
@@ -103,7 +115,7 @@ class SyncResult(BaseModel):
     """What became of one report: `index` is its place in the request."""
 
     index: int
-    lesson_id: str | None
+    lesson_id: UUID | None
     result: Literal["applied", "unchanged", "refused"]
     detail: str | None = None
 

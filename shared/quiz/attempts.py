@@ -14,6 +14,12 @@ Answers = Annotated[
 ]
 
 
+class StartBody(BaseModel):
+    """Nothing needs to be said to start an attempt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class SubmitBody(BaseModel):
     """The answers of an attempt."""
 

@@ -274,15 +274,19 @@ def is_late(expires_at: datetime | None, now: datetime) -> bool:
     return expires_at is not None and now > expires_at + GRACE
 
 
+def check_active(status: str) -> None:
+    """Let go on whoever is enrolled at present; raises EnrollmentInactive."""
+    if status not in ("active", "completed"):
+        raise EnrollmentInactive("The enrolment is cancelled or revoked.")
+
+
 def next_attempt(standing: Standing) -> int:
     """The number of the attempt that the learner may start, once an open one is closed.
 
     Raises
     ------
-    EnrollmentInactive, NoAttemptsLeft, RetryTooSoon
+    NoAttemptsLeft, RetryTooSoon
     """
-    if standing.status not in ("active", "completed"):
-        raise EnrollmentInactive("The enrolment is cancelled or revoked.")
     if standing.max_attempts is not None and standing.attempts >= standing.max_attempts:
         raise NoAttemptsLeft(f"All {standing.max_attempts} attempts at this quiz are used.")
     # An open attempt that ran out ended when its time did.

@@ -376,7 +376,9 @@ def test_a_missing_or_empty_body_where_one_is_needed_is_refused(world: World, su
 
 
 def test_a_body_is_optional_where_none_is_needed(world: World, subtests: pytest.Subtests):
-    for route in [route for route in ROUTES if route.method in ("PUT", "POST") and not route.needs_body]:
+    without = [route for route in ROUTES if route.method in ("PUT", "POST") and not route.needs_body]
+    # Nothing can be started in a cancelled enrolment.
+    for route in sorted(without, key=lambda route: route.path.endswith("/cancel")):
         with subtests.test(route=str(route)):
             for raw in (None, "", "{}"):
                 assert world.service.http(route.method, world.path(route), raw=raw).status in (200, 201)
@@ -517,7 +519,6 @@ WRONG_VALUES: list[tuple[tuple[str, str], Any, str]] = [
     (LESSON, {"progress_percentage": None}, "#"),
     (LESSON, {"occurred_at": "2026-01-31T09:30:00Z"}, "#"),
     *((SYNC, {"lessons": value}, "#/lessons") for value in (None, {}, CANARY, 5, [{}] * 501)),
-    *((SYNC, {"lessons": [{}, value]}, "#/lessons/1") for value in (None, [], CANARY, 5)),
     *(
         (command, {"reason": value}, "#/reason")
         for command in (CANCEL, REVOKE, REINSTATE, REVOKE_CERTIFICATE, REINSTATE_CERTIFICATE)
@@ -586,7 +587,7 @@ def test_any_time_of_the_calendar_is_taken_and_comes_back(world: World):
 
 def test_in_a_sync_a_wrong_item_refuses_only_itself(world: World):
     good = {"lesson_id": world.ids["lesson_id"], "progress_percentage": 40}
-    wrong: list[dict[str, Any]] = [
+    wrong: list[Any] = [
         {},
         {"lesson_id": None, "progress_percentage": 1},
         {"lesson_id": CANARY, "progress_percentage": 1},
@@ -594,7 +595,8 @@ def test_in_a_sync_a_wrong_item_refuses_only_itself(world: World):
         {"lesson_id": "\u0000", "progress_percentage": 1},
         {"lesson_id": 5, "progress_percentage": 1},
         {"lesson_id": [], "status": "completed"},
-        {"lesson_id": world.ids["lesson_id"]},
+        5,
+        None,
         {"lesson_id": world.ids["lesson_id"], "progress_percentage": "50"},
         {"lesson_id": world.ids["lesson_id"], "progress_percentage": 101},
         {"lesson_id": world.ids["lesson_id"], "progress_percentage": 10**400},
@@ -611,7 +613,7 @@ def test_in_a_sync_a_wrong_item_refuses_only_itself(world: World):
     assert [r["index"] for r in results] == list(range(len(wrong) + 1))
     assert [r["result"] for r in results] == ["refused"] * len(wrong) + ["applied"]
     assert all(r["detail"] for r in results[:-1])
-    assert "#/progress_percentage" in results[8]["detail"]
+    assert "#/progress_percentage" in results[9]["detail"]
     rows = world.service.rows(
         "SELECT progress_percentage FROM lesson_progress WHERE enrolled_course_version_id = %s", world.ids["course_version_id"]
     )
