@@ -27,7 +27,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token test test-docker check bench build openapi lock clean
+.PHONY: help demo run token test check build openapi lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -47,10 +47,7 @@ token: .venv/.stamp ## print a token for the running service; SUB=<uuid>, SCOPE=
 	@exec $(PYTHON) -m local token --sub "$$SUB" $${SCOPE:+--scope "$$SCOPE"}
 
 test: .venv/.stamp build ## every test that needs no Docker, on a real PostgreSQL
-	$(PYTHON) -m pytest --ignore=tests/docker --ignore=tests/bench
-
-test-docker: .venv/.stamp build ## call the built functions in containers, by sam local; needs a Docker engine
-	PATH="$(CURDIR)/.tools/sam/bin:$$PATH" $(PYTHON) -m pytest tests/docker
+	$(PYTHON) -m pytest
 
 check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet
@@ -62,9 +59,6 @@ check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and
 	.tools/sam/bin/sam validate --lint
 	$(PYTHON) -m local.openapi --check
 	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
-
-bench: .venv/.stamp ## the benchmarks, each beside its limit measured in the same run; JSON=<file>
-	@exec $(PYTHON) -m tests.bench $${JSON:+--json "$$JSON"}
 
 # What is built is told by the architecture and by the names of all files, so that one that is gone is noticed too.
 SOURCES := $(shell find functions layers shared migrations -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)

@@ -1,7 +1,6 @@
 """Certificates: issued once and only when due, frozen, revoked and reinstated, and verified by anyone."""
 
 import itertools
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.certificate.rules import new_uid, read_uid
-from tests.support.service import ADMIN, Service, course, event, quiz
+from tests.support.service import ADMIN, Service, at_once, course, event, quiz
 
 
 @dataclass(frozen=True)
@@ -98,30 +97,6 @@ def certified(learner: Learner) -> Learner:
     learner.complete()
     learner.service.deliver()
     return learner
-
-
-def at_once(work: list[Callable[[], None]]) -> None:
-    """Do all of it at the same moment, each in a thread with a database connection of its own."""
-    from shared import db
-
-    barrier = threading.Barrier(len(work))
-    errors: list[BaseException] = []
-
-    def run(one: Callable[[], None]) -> None:
-        try:
-            barrier.wait(timeout=30)
-            one()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            db.close()
-
-    threads = [threading.Thread(target=run, args=[one]) for one in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
 
 
 # Issued once

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.service import ADMIN, Service, course, event, quiz
+from tests.support.service import ADMIN, Service, at_once, course, event, quiz
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -781,30 +780,6 @@ def test_revoke_certificate_where_there_is_none_is_accepted(learner: Learner):
 
 
 # Several at once
-
-
-def at_once(work: list[Callable[[], None]]) -> None:
-    """Do all of it at the same moment, each in a thread with a database connection of its own."""
-    from shared import db
-
-    barrier = threading.Barrier(len(work))
-    errors: list[BaseException] = []
-
-    def run(one: Callable[[], None]) -> None:
-        try:
-            barrier.wait(timeout=30)
-            one()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            db.close()
-
-    threads = [threading.Thread(target=run, args=[one]) for one in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
 
 
 def test_an_enrolment_requested_many_times_at_once_is_created_once(service: Service):

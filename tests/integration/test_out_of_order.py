@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.service import LEARNER, Service, course, event, quiz
+from tests.support.service import LEARNER, Service, at_once, course, event, quiz
 
 START = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -161,8 +161,6 @@ def test_an_attempt_that_ran_out_unsubmitted_is_closed_when_the_next_one_starts(
 
 
 def test_of_attempts_started_at_once_one_is_open_and_of_submissions_at_once_one_is_graded(service: Service):
-    from tests.integration.test_enrollment_commands import at_once
-
     version = published(service, quizzes=[quiz()])
     data = {
         "user_id": str(LEARNER),

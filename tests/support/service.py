@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +16,7 @@ from psycopg.rows import dict_row
 
 from local import template
 from local.service import parameters
+from shared import db
 
 LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
 ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
@@ -229,3 +232,25 @@ def quiz(**fields: Any) -> dict[str, Any]:
             {"question_id": "q2", "kind": "numeric", "prompt": "?", "points": 1, "correct": 0.1, "tolerance": 0},
         ],
     } | fields
+
+
+def at_once(work: list[Callable[[], None]]) -> None:
+    """Do all of it at the same moment, each in a thread with a database connection of its own."""
+    barrier = threading.Barrier(len(work))
+    errors: list[BaseException] = []
+
+    def run(one: Callable[[], None]) -> None:
+        try:
+            barrier.wait(timeout=30)
+            one()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            db.close()
+
+    threads = [threading.Thread(target=run, args=[one]) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
