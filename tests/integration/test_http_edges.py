@@ -980,3 +980,11 @@ def test_a_cursor_comes_back_as_the_key_that_it_was_made_of():
     key = (datetime(2026, 1, 31, 9, 30, 0, 123456, tzinfo=UTC), uuid4())
     assert http.decode_cursor(http.encode_cursor("list", *key), "list", datetime, UUID) == key
     assert http.decode_cursor(None, "list", datetime) is None
+
+
+@pytest.mark.parametrize(
+    "claims", [{"iss": "https://iam"}, {"sub": ""}, {"sub": "ada"}, {"sub": "ada", "scope": "learner-progress:admin"}]
+)
+def test_a_token_that_names_no_learner_is_refused(service: Service, claims: dict[str, str]):
+    answer = service.http("GET", "/users/me/enrollments", claims=claims)
+    assert (answer.status, answer.json["detail"]) == (403, "The token's subject is no user id: expected a UUID.")
