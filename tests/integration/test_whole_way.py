@@ -1,9 +1,15 @@
 """One learner's way from the published course version to the verified certificate."""
 
+import pytest
+
+from shared import settings
 from tests.support.service import LEARNER, Service, course, event, quiz
 
 
-def test_a_learner_enrols_learns_passes_and_can_prove_it(service: Service):
+@pytest.mark.parametrize("plain", ["0", "1"], ids=["in one trip", "in plain transactions"])
+def test_a_learner_enrols_learns_passes_and_can_prove_it(service: Service, monkeypatch: pytest.MonkeyPatch, plain: str):
+    monkeypatch.setenv("DATABASE_PLAIN_TRANSACTIONS", plain)
+    monkeypatch.setattr(settings, "plain_transactions", settings.plain_transactions.__wrapped__)
     version = course(lessons=2, quizzes=[quiz()])
     service.send("catalog", event("course_version.published", version))
     service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
