@@ -18,6 +18,12 @@ MODELS = {
     "enrollment.revoked": EnrollmentCommand,
     "enrollment.reinstated": EnrollmentCommand,
 }
+KINDS: dict[str, rules.CommandKind] = {
+    "enrollment.requested": "requested",
+    "enrollment.cancelled": "cancelled",
+    "enrollment.revoked": "revoked",
+    "enrollment.reinstated": "reinstated",
+}
 
 
 def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
@@ -54,7 +60,7 @@ def _write(conn: db.Connection, plans: list[rules.Plan]) -> Any:
 
 def _command(event: messages.Event[Any]) -> rules.Command:
     data = event.data
-    kind: rules.CommandKind = event.type.removeprefix("enrollment.")  # type: ignore[assignment]
+    kind = KINDS[event.type]
     if isinstance(data, EnrollmentRequested):
         return rules.Command(kind, event.source, event.time, source_of_enrollment=data.source_of_enrollment)
     return rules.Command(kind, event.source, event.time, reason=data.reason)
