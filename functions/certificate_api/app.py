@@ -41,7 +41,17 @@ def of_enrollment(user_id: http.UserId, course_version_id: UUID) -> Response[str
         raise EnrollmentNotFound
     if needed[-1].kind == "disabled":
         return http.reply(NotYet(requirements=[]))
-    return http.reply(NotYet(requirements=[_requirement(row) for row in needed]))
+    enrollment, *others = needed
+    if _stands_in_the_way(enrollment, others):
+        others = needed
+    return http.reply(NotYet(requirements=[_requirement(row) for row in others]))
+
+
+def _stands_in_the_way(enrollment: store.Needed, others: list[store.Needed]) -> bool:
+    """Whether the enrolment itself is what is missing: it ended, or it does not complete though all its items are fulfilled."""
+    if enrollment.kind in ("active", "completed"):
+        return enrollment.kind == "active" and all(row.fulfilled_at for row in others if row.kind in ("lesson", "quiz"))
+    return True
 
 
 def _requirement(row: store.Needed) -> Requirement:
@@ -58,9 +68,8 @@ def _requirement(row: store.Needed) -> Requirement:
             detail = "The learner's name is known." if met else "The learner's name is not known yet."
             return Requirement(kind="learner_name", id=None, title="Learner's name", met=met, detail=detail)
         case status:
-            met = status == "completed"
-            detail = "The course version is completed." if met else f"The enrolment is {status.replace('_', ' ')}."
-            return Requirement(kind="enrollment", id=None, title=row.title, met=met, detail=detail)
+            detail = f"The enrolment is {status.replace('_', ' ')}, not completed."
+            return Requirement(kind="enrollment", id=None, title=row.title, met=False, detail=detail)
 
 
 @app.get(

@@ -331,7 +331,6 @@ def test_the_requirements_are_listed_in_the_order_of_the_course_each_with_its_st
     needed = learner.certificate()
     assert set(needed) == {"status", "requirements"}
     assert [(r["kind"], r["id"], r["title"], r["met"]) for r in needed["requirements"]] == [
-        ("enrollment", None, "Social science", False),
         *(("lesson", lesson["lesson_id"], lesson["title"], n == 1) for n, lesson in enumerate(version["lessons"][:3])),
         ("quiz", version["quizzes"][0]["quiz_id"], "One", False),
         ("learner_name", None, "Learner's name", False),
@@ -362,7 +361,14 @@ def test_an_enrolment_that_is_not_completed_gets_none(learner: Learner, kind: st
     service.send("certificate", learner.completed())
     service.deliver()
     assert learner.rows() == []
-    assert learner.missing() == ["enrollment", "lesson"]
+    assert learner.missing() == (["enrollment", "lesson"] if kind else ["lesson"])
+
+
+def test_where_nothing_is_required_the_enrolment_itself_is_what_is_missing(service: Service):
+    learner = a_learner(service, published(service, lessons=1, required_lessons=0))
+    service.send("catalog", learner.named())
+    learner.enrol()
+    assert learner.missing() == ["enrollment"]
 
 
 @pytest.mark.parametrize("via", ["http", "queue"])
