@@ -91,12 +91,12 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, [key])
-        written = store.write(conn, [plan] if plan else [])
+        left = store.write(conn, [plan] if plan else [])
         if plan and plan.revoke_certificate:
             certificates.revoke(conn, reason=command.reason or "", actor=command.actor, of_revoked=key)
         if plan and plan.is_active_again:
             db.complete_enrollments(conn, [key])
-        return written, store.detail(conn, *key)
+        return left, store.detail(conn, *key)
 
     for _ in range(10):
         situation = db.run(lambda conn: store.situations(conn, [key])).fetchall()[0]
@@ -105,8 +105,8 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
         plan, refused = rules.plan(situation, [(0, command)])
         if refused:
             raise refused[0]
-        written, detail = db.run(write)
-        if not plan or written.fetchall():
+        left, detail = db.run(write)
+        if not left.fetchall():
             created = plan is not None and plan.before.status is None
             return http.reply(detail.fetchall()[0].model(), 201 if created else 200)
     raise Unavailable

@@ -38,11 +38,10 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
         situations = db.run(lambda conn: store.situations(conn, sorted(pending))).fetchall()
         judged = {(s.user_id, s.course_version_id): rules.plan(s, commands[s.user_id, s.course_version_id]) for s in situations}
         plans = [plan for plan, _ in judged.values() if plan]
-        written = set(db.run(lambda conn: _write(conn, plans)).fetchall()) if plans else set()
-        for key, (plan, errors) in judged.items():
-            if plan is None or key in written:
+        pending = set(db.run(lambda conn: _write(conn, plans)).fetchall()) if plans else set()
+        for key, (_, errors) in judged.items():
+            if key not in pending:
                 refused |= errors
-                pending.discard(key)
         if not pending:
             by_number = {n: command for numbered in commands.values() for n, command in numbered}
             return {n: e for n, e in refused.items() if not rules.is_harmless_on_a_queue(by_number[n], e)}
@@ -51,11 +50,11 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
 
 def _write(conn: db.Connection, plans: list[rules.Plan]) -> Any:
     db.lock_enrollments(conn, [plan.key for plan in plans])
-    written = store.write(conn, plans)
+    left = store.write(conn, plans)
     again = [plan.key for plan in plans if plan.is_active_again]
     if again:
         db.complete_enrollments(conn, again)
-    return written
+    return left
 
 
 def _command(event: messages.Event[Any]) -> rules.Command:

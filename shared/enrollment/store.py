@@ -34,7 +34,7 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
 def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
     """Carry out plans whose situation is still as it was read, with history and events; the rest is left to be read again.
 
-    Gives the keys of the enrolments that were written. They should have been locked before.
+    Gives the keys of those that are left; there are none unless someone else came in between. Lock the enrolments before.
     """
     enrollments = [
         (
@@ -128,7 +128,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             ))
             FROM told
         )
-        SELECT user_id, course_version_id FROM written
+        SELECT user_id, course_version_id FROM i EXCEPT SELECT user_id, course_version_id FROM written
         """,
         [*columns(enrollments, 19), *columns(changes, 9)],
         binary=True,

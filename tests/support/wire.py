@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 class Wire:
     """What went over the wire since `reset`.
 
-    A trip is one change of direction from the server back to the client; a statement is a Query ('Q') or an Execute ('E')
+    A trip is one change of direction from the server back to the client once that has said that it waits (Sync or Query): a long
+    answer may set out while the client's Sync is still on its way, which costs nobody any time. A statement is a Query ('Q') or an Execute ('E')
     message of PostgreSQL's protocol, which BEGIN and COMMIT are too.
     """
 
@@ -62,7 +63,6 @@ def _relay(client: socket.socket, server: socket.socket, wire: Wire) -> None:
                 if key.fileobj is client:
                     data = client.recv(1 << 16)
                     server.sendall(data)
-                    client_speaks = True
                     pending += data
                     while len(pending) >= 5:
                         # Startup messages have no type byte; those that ask for TLS or GSSAPI are followed by another one.
@@ -70,6 +70,7 @@ def _relay(client: socket.socket, server: socket.socket, wire: Wire) -> None:
                         if len(pending) < length:
                             break
                         wire.statements += not startup and pending[:1] in b"QE"
+                        client_speaks |= startup or pending[:1] in b"QSp"
                         startup = startup and int.from_bytes(pending[4:8]) in (80877103, 80877104)
                         pending = pending[length:]
                 else:
