@@ -13,9 +13,9 @@ from urllib.parse import urlsplit, urlunsplit
 class Wire:
     """What went over the wire since `reset`.
 
-    A trip is one change of direction from the server back to the client once that has said that it waits (Sync or Query): a long
-    answer may set out while the client's Sync is still on its way, which costs nobody any time. A statement is a Query ('Q') or an Execute ('E')
-    message of PostgreSQL's protocol, which BEGIN and COMMIT are too.
+    A trip is one change of direction from the server back to the client once that has said that it waits (Sync or Query): a
+    long answer may set out while the client's Sync is still on its way, which costs nobody any time. A statement is a Query
+    ('Q') or an Execute ('E') message of PostgreSQL's protocol, which BEGIN and COMMIT are too.
     """
 
     url: str = ""
