@@ -135,10 +135,10 @@ def _child(what: list[str]) -> None:
             from local import pollers
 
             pollers.poll(child, function)
-        case ["relay"]:
+        case ["schedule", str(function)]:
             from local import pollers
 
-            pollers.relay(child)
+            pollers.schedule(child, function)
         case ["migrate"]:
             migrate(child)
             child.ready()

@@ -1,4 +1,4 @@
-"""Invokes the functions that no HTTP request invokes: workers with the messages of their queues, and the relay."""
+"""Invokes the functions that no HTTP request invokes: workers with the messages of their queues, others by the clock."""
 
 import base64
 import sys
@@ -14,8 +14,8 @@ from local.template import ACCOUNT, REGION, Source, queue_url
 
 type Handler = Callable[[Any, Context], Any]
 
-#: After a failed invocation of the relay, as on AWS, the next one comes by its schedule; here that is this soon.
-RELAY_RETRY_SECONDS = 1.0
+#: After a failed invocation by the clock, as on AWS, the next one comes by its schedule; here that is this soon.
+SCHEDULE_RETRY_SECONDS = 1.0
 
 
 def client(service: str, endpoint: str) -> Any:
@@ -53,9 +53,9 @@ def poll(child: Child, function_name: str) -> None:
         )
 
 
-def relay(child: Child) -> None:
-    """Invoke the outbox relay again and again until the parent ends; the schedule's minute would only leave gaps."""
-    function = child.settings.template().functions["OutboxRelay"]
+def schedule(child: Child, function_name: str) -> None:
+    """Invoke a function again and again until the parent ends; the schedule's minute would only leave gaps."""
+    function = child.settings.template().functions[function_name]
     handler = load(function, child.settings.endpoint)
     event = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}, "region": REGION}
     child.ready()
@@ -65,8 +65,8 @@ def relay(child: Child) -> None:
                 handler(event, context(function, child.ending))
             except Exception:  # Lambda survives whatever a function raises, and so does this.
                 traceback.print_exc()
-                child.say("outbox_relay       failed; see its log")
-                child.ending.wait(RELAY_RETRY_SECONDS)
+                child.say(f"{snake(function_name):<18} failed; see its log")
+                child.ending.wait(SCHEDULE_RETRY_SECONDS)
 
 
 def receive(sqs: Any, url: str, batch_size: int) -> list[dict[str, Any]]:

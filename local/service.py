@@ -132,7 +132,8 @@ def started(
         step("starting the functions")
         for source in template.sources:
             children.start(snake(source.function), "poll", source.function)
-        children.start("outbox_relay", "relay")
+        for function in template.schedules:
+            children.start(snake(function), "schedule", function)
         children.await_all_ready()
         environment = {
             "API_URL": api_url,

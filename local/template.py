@@ -61,11 +61,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Template:
-    """The stack as it is on this computer; queues by logical id with the attributes that CreateQueue takes."""
+    """The stack as it is on this computer; queues by logical id with the attributes that CreateQueue takes.
+
+    `schedules` are the functions that are started by the clock.
+    """
 
     functions: dict[str, Function]
     routes: list[Route]
     sources: list[Source]
+    schedules: list[str]
     queues: dict[str, dict[str, str]]
     buses: list[str]
     rules: list[Rule]
@@ -91,6 +95,7 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
     functions: dict[str, Function] = {}
     routes: list[Route] = []
     sources: list[Source] = []
+    schedules: list[str] = []
     queues: dict[str, dict[str, str]] = {}
     buses: list[str] = []
     rules: list[Rule] = []
@@ -105,6 +110,8 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
                         routes.append(_route(name, event["Properties"]))
                     elif event["Type"] == "SQS":
                         sources.append(_source(name, resolve(event["Properties"])))
+                    elif event["Type"] == "Schedule":
+                        schedules.append(name)
             case "AWS::Serverless::HttpApi":
                 auth = properties["Auth"]
                 jwt = resolve(auth["Authorizers"][auth["DefaultAuthorizer"]]["JwtConfiguration"])
@@ -120,7 +127,7 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
             case _:
                 # Layers, log groups and policies have no counterpart on this computer.
                 pass
-    return Template(functions, routes, sources, queues, buses, rules, issuer, audience)
+    return Template(functions, routes, sources, schedules, queues, buses, rules, issuer, audience)
 
 
 def _function(name: str, common: dict[str, Any], properties: dict[str, Any], resolve: "_Resolver") -> Function:

@@ -4,9 +4,10 @@ ServiceError
   x Malformed 400
   x Forbidden 403
   x NotFound 404            CourseVersionNotFound · EnrollmentNotFound · LessonNotFound · QuizNotFound · AttemptNotFound
-                            CertificateNotFound · MistypedCertificateUid · PathNotFound
+                            RequirementNotFound · RegradeNotFound · CertificateNotFound · MistypedCertificateUid · PathNotFound
   x Conflict 409            AlreadyCompleted · AlreadyRevoked · EnrollmentInactive · EnrollmentRevoked · NotRevoked
-                            NoAttemptsLeft · RetryTooSoon · AttemptClosed · AttemptIdTaken · CourseVersionChanged
+                            NoAttemptsLeft · RetryTooSoon · AttemptClosed · AttemptExpired · AttemptSetAside · AttemptIdTaken
+                            CourseVersionChanged
   x UnsupportedMediaType 415
   x Invalid 422             FutureCommand
   x Unavailable 503
@@ -93,6 +94,14 @@ class AttemptNotFound(NotFound):
     """There is no such quiz attempt."""
 
 
+class RequirementNotFound(NotFound):
+    """The course version has no such lesson or quiz."""
+
+
+class RegradeNotFound(NotFound):
+    """There is no such regrade of this quiz."""
+
+
 class CertificateNotFound(NotFound):
     """There is no certificate with this uid."""
 
@@ -139,6 +148,14 @@ class RetryTooSoon(Conflict):
 
 class AttemptClosed(Conflict):
     """The attempt is graded already, with other answers."""
+
+
+class AttemptExpired(Conflict):
+    """The time limit of the attempt has passed; answers are no longer taken."""
+
+
+class AttemptSetAside(Conflict):
+    """The enrolment was started over, and this attempt was set aside."""
 
 
 class AttemptIdTaken(Conflict):

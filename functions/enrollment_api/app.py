@@ -9,17 +9,28 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, http
 from shared.certificate import store as certificates
-from shared.enrollment import rules, store
+from shared.enrollment import administration, rules, store
 from shared.enrollment.models import (
     CancelBody,
     EnrollBody,
     EnrollmentDetail,
     EnrollmentPage,
+    HistoryPage,
     ReasonBody,
     RevokeBody,
     Status,
+    TransferBody,
 )
-from shared.errors import EnrollmentNotFound, Forbidden, NotFound, Unavailable
+from shared.errors import (
+    EnrollmentInactive,
+    EnrollmentNotFound,
+    Flaw,
+    Forbidden,
+    Invalid,
+    NotFound,
+    RequirementNotFound,
+    Unavailable,
+)
 from shared.observability import observed
 from shared.parsing import Time
 
@@ -107,9 +118,144 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
             raise refused[0]
         left, detail = db.run(write)
         if not left.fetchall():
-            created = plan is not None and plan.before.status is None
-            return http.reply(detail.fetchall()[0].model(), 201 if created else 200)
+            return _detail(detail, 201 if situation.status is None else 200)
     raise Unavailable
+
+
+@app.post(
+    _ENROLLMENT + "/reset",
+    summary="Start an enrolment over: its progress and attempts are set aside",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses=_DETAIL | http.problems(403, 404, 422),
+)
+def reset(user_id: http.UserId, course_version_id: UUID, body: Annotated[ReasonBody, Body()]) -> Response[str]:
+    key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
+    actor = str(http.caller(app).user_id)
+
+    def write(conn: db.Connection) -> Any:
+        administration.lock_alone(conn, *key)
+        administration.start_over(conn, *key, actor=actor, reason=body.reason)
+        db.complete_enrollments(conn, [key])
+        return store.detail(conn, *key)
+
+    return _detail(db.run(write))
+
+
+@app.put(
+    _ENROLLMENT + "/requirements/<requirement_id>/waiver",
+    summary="Let a lesson or a quiz count as fulfilled",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses=_DETAIL | http.problems(403, 404, 422),
+)
+def waive(
+    user_id: http.UserId, course_version_id: UUID, requirement_id: UUID, body: Annotated[ReasonBody, Body()]
+) -> Response[str]:
+    key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
+    actor = str(http.caller(app).user_id)
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        db.lock_enrollments(conn, [key])
+        item = administration.waive(conn, *key, requirement_id, actor=actor, reason=body.reason)
+        db.complete_enrollments(conn, [key])
+        return item, store.detail(conn, *key)
+
+    return _with_item(*db.run(write))
+
+
+@app.delete(
+    _ENROLLMENT + "/requirements/<requirement_id>/waiver",
+    summary="Take a waiver back",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses=_DETAIL | http.problems(403, 404, 422),
+)
+def withdraw_waiver(user_id: http.UserId, course_version_id: UUID, requirement_id: UUID) -> Response[str]:
+    key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
+    actor = str(http.caller(app).user_id)
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        db.lock_enrollments(conn, [key])
+        item = administration.withdraw_waiver(conn, *key, requirement_id, actor=actor)
+        return item, store.detail(conn, *key)
+
+    return _with_item(*db.run(write))
+
+
+@app.post(
+    _ENROLLMENT + "/transfer",
+    summary="Enrol the learner in another course version, and carry progress and passed quizzes over",
+    tags=["enrollments"],
+    security=http.ADMIN_ONLY,
+    responses={
+        200: http.answer(EnrollmentDetail, "The enrolment there, which had been made before"),
+        201: http.answer(EnrollmentDetail, "Newly enrolled there"),
+    }
+    | http.problems(403, 404, 409, 422),
+)
+def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[TransferBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    actor = str(http.caller(app).user_id)
+    if body.to == course_version_id:
+        raise Invalid(Flaw("#/to", "expected another course version"))
+    keys = [(learner, course_version_id), (learner, body.to)]
+    command = rules.Command("requested", actor, reason=body.reason, source_of_enrollment="transfer")
+
+    def write(conn: db.Connection) -> tuple[Any, Any]:
+        db.lock_enrollments(conn, keys)
+        left = store.write(conn, [plan] if plan else [])
+        administration.carry_over(conn, *keys[0], body.to, actor=actor, reason=body.reason)
+        db.complete_enrollments(conn, keys[1:])
+        return left, store.detail(conn, *keys[1])
+
+    # As in `_carry_out`: what someone else changed between reading and writing is read and decided again.
+    for _ in range(10):
+        source, target = db.run(lambda conn: store.situations(conn, keys)).fetchall()
+        if source.status is None:
+            raise EnrollmentNotFound
+        if source.status not in ("active", "completed"):
+            raise EnrollmentInactive("The enrolment is cancelled or revoked.")
+        plan, refused = rules.plan(target, [(0, command)])
+        if refused:
+            raise refused[0]
+        left, detail = db.run(write)
+        if not left.fetchall():
+            return _detail(detail, 201 if target.status is None else 200)
+    raise Unavailable
+
+
+def _with_item(item: Any, detail: Any) -> Response[str]:
+    """The enrolment, provided that it has the item that the path names."""
+    answer = _detail(detail)
+    if not item.fetchone():
+        raise RequirementNotFound
+    return answer
+
+
+def _detail(cursor: Any, status: int = 200) -> Response[str]:
+    row = cursor.fetchone()
+    if row is None:
+        raise EnrollmentNotFound
+    return http.reply(row.model(), status)
+
+
+@app.get(
+    _ENROLLMENT + "/history",
+    summary="Every change of an enrolment, oldest first",
+    tags=["enrollments"],
+    security=http.LEARNER,
+    responses={200: http.answer(HistoryPage)} | http.problems(404, 422),
+)
+def history(user_id: http.UserId, course_version_id: UUID, limit: http.Limit = 50, cursor: http.Cursor = None) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    where = f"history {learner} {course_version_id}"
+    (after,) = http.decode_cursor(cursor, where, int) or (0,)
+    rows = db.run(lambda conn: administration.history(conn, learner, course_version_id, after, limit + 1)).fetchall()
+    if not rows and not cursor:
+        raise EnrollmentNotFound
+    more = http.encode_cursor(where, rows[limit - 1].position) if len(rows) > limit else None
+    return http.reply(HistoryPage(items=[row.model() for row in rows[:limit]], next_cursor=more))
 
 
 @app.get(
@@ -121,10 +267,7 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
 )
 def read(user_id: http.UserId, course_version_id: UUID) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    row = db.run(lambda conn: store.detail(conn, learner, course_version_id)).fetchone()
-    if row is None:
-        raise EnrollmentNotFound
-    return http.reply(row.model())
+    return _detail(db.run(lambda conn: store.detail(conn, learner, course_version_id)))
 
 
 @app.get(

@@ -24,6 +24,7 @@ from shared.progress.models import (
     SyncItem,
     SyncReply,
     SyncResult,
+    TimedReport,
 )
 
 app = http.resolver()
@@ -40,8 +41,7 @@ _ENROLLMENT = "/users/<user_id>/enrollments/<course_version_id>"
 )
 def report(user_id: http.UserId, course_version_id: UUID, lesson_id: UUID, body: Annotated[ReportBody, Body()]) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    now = datetime.now(UTC)
-    reports = [store.Report(learner, course_version_id, lesson_id, body.percentage, taken_as(body.occurred_at or now, now))]
+    reports = [store.Report(learner, course_version_id, lesson_id, body.percentage, _when(body))]
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         outcomes = store.record(conn, reports)
@@ -63,7 +63,6 @@ def report(user_id: http.UserId, course_version_id: UUID, lesson_id: UUID, body:
 )
 def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody, Body()]) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    now = datetime.now(UTC)
     results: list[SyncResult] = []
     reports: list[store.Report] = []
     places: list[int] = []
@@ -78,9 +77,7 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
             continue
         result.lesson_id = item.lesson_id
         places.append(index)
-        reports.append(
-            store.Report(learner, course_version_id, item.lesson_id, item.percentage, taken_as(item.occurred_at or now, now))
-        )
+        reports.append(store.Report(learner, course_version_id, item.lesson_id, item.percentage, _when(item)))
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         return store.record(conn, reports), enrollments.detail(conn, learner, course_version_id)
@@ -96,6 +93,11 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
         else:
             result.result, result.detail = "refused", store.REFUSED[outcome.outcome]().detail
     return http.reply(SyncReply(results=results, enrollment=enrollment.model()))
+
+
+def _when(report: TimedReport) -> datetime | None:
+    """The time that a report counts for; None: now, by the database's clock, which the times of commands are of too."""
+    return report.occurred_at and taken_as(report.occurred_at, datetime.now(UTC))
 
 
 def _lesson_id(raw: object) -> UUID | None:

@@ -1,5 +1,6 @@
-"""Quiz attempts over HTTP: start, submit, look up."""
+"""Quizzes over HTTP: attempts from start to grade; for administrators allowances and grading again."""
 
+import time
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,15 +9,39 @@ from aws_lambda_powertools.event_handler.openapi.params import Body
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, http
-from shared.errors import AttemptClosed, AttemptNotFound, EnrollmentNotFound, QuizNotFound, Unavailable
+from shared.errors import (
+    AttemptClosed,
+    AttemptExpired,
+    AttemptNotFound,
+    AttemptSetAside,
+    EnrollmentNotFound,
+    QuizNotFound,
+    RegradeNotFound,
+    Unavailable,
+)
 from shared.observability import count, observed
-from shared.quiz import rules, store
-from shared.quiz.attempts import Attempt, AttemptPage, StartBody, StartedAttempt, SubmitBody
+from shared.quiz import regrades, rules, service, store
+from shared.quiz.attempts import (
+    Allowance,
+    AllowanceBody,
+    AnswersBody,
+    Attempt,
+    AttemptPage,
+    Regrade,
+    RegradeBody,
+    StartBody,
+    StartedAttempt,
+)
 from shared.quiz.models import learner_view
 
 app = http.resolver(exact_numbers=True)
 
-_ATTEMPTS = "/users/<user_id>/enrollments/<course_version_id>/quizzes/<quiz_id>/attempts"
+_QUIZ = "/users/<user_id>/enrollments/<course_version_id>/quizzes/<quiz_id>"
+_ATTEMPTS = _QUIZ + "/attempts"
+_REGRADE = "/course-versions/<course_version_id>/quizzes/<quiz_id>/regrade"
+
+#: For so long an administrator's request grades again itself; the rest is done in the background.
+REGRADE_SECONDS = 5.0
 
 
 @app.post(
@@ -47,15 +72,12 @@ def start(
             return _started(standing.open, key, 200)
         number = rules.next_attempt(standing)
         # An open attempt that ran out is closed first, with the answers saved before.
-        ran_out = standing.open and (
-            standing.open,
-            rules.grade(key.questions, standing.open.answers, key.pass_threshold_percentage),
-        )
+        ran_out = standing.open and [store.closing(standing.open.id, standing.open.answers, key, in_time=False)]
 
         def write(conn: db.Connection) -> Any:
             db.lock_enrollments(conn, [(learner, course_version_id)])
             if ran_out:
-                store.close(conn, ran_out[0].id, ran_out[0].answers, ran_out[1], key, in_time=False)
+                store.close(conn, ran_out)
             started = store.start(conn, learner, *quiz, number)
             if ran_out:
                 db.complete_enrollments(conn, [(learner, course_version_id)])
@@ -76,6 +98,7 @@ def _started(attempt: rules.OpenAttempt, key: store.AnswerKey, status: int) -> R
             started_at=attempt.started_at,
             expires_at=attempt.expires_at,
             questions=[learner_view(question) for question in key.questions],
+            answers=dict(attempt.answers),
         ),
         status,
     )
@@ -88,31 +111,24 @@ def _started(attempt: rules.OpenAttempt, key: store.AnswerKey, status: int) -> R
     security=http.LEARNER,
     responses={200: http.answer(Attempt)} | http.problems(404, 409, 422),
 )
-def submit(attempt_id: UUID, body: Annotated[SubmitBody, Body()]) -> Response[str]:
+def submit(attempt_id: UUID, body: Annotated[AnswersBody, Body()]) -> Response[str]:
     owner = _owner()
     stale: list[store.QuizId] = []
     for _ in range(10):
-        found, attempt = db.run(
-            lambda conn: (store.sitting(conn, attempt_id, owner, body.answers), store.attempt(conn, attempt_id, owner))
-        )
-        sitting = found.fetchone()
-        if sitting is None:
-            raise AttemptNotFound
+        sitting, attempt = _sitting(attempt_id, owner, body)
         if sitting.completed_at:
             if sitting.in_time and not sitting.same_answers:
                 raise AttemptClosed
             return _reply(attempt)
-        rules.check_active(sitting.enrollment_status)
-        key = store.answer_keys([sitting.quiz], stale=stale)[sitting.quiz]
+        key = _check_open(sitting, body, stale)
         in_time = not rules.is_late(sitting.expires_at, sitting.now)
-        given = rules.check_answers(key.questions, body.answers, unknown_questions="refuse")
-        answers = given if in_time else store.loads_answers(sitting.saved_answers)
-        grade = rules.grade(key.questions, answers, key.pass_threshold_percentage)
+        answers = body.answers if in_time else store.loads_answers(sitting.saved_answers)
+        closing = store.closing(attempt_id, answers, key, in_time=in_time)
         enrollment = [(sitting.user_id, sitting.course_version_id)]
 
         def write(conn: db.Connection) -> Any:
             db.lock_enrollments(conn, enrollment)
-            closed = store.close(conn, attempt_id, answers, grade, key, in_time=in_time)
+            closed = store.close(conn, [closing])
             db.complete_enrollments(conn, enrollment)
             return closed, store.attempt(conn, attempt_id, owner)
 
@@ -123,6 +139,49 @@ def submit(attempt_id: UUID, body: Annotated[SubmitBody, Body()]) -> Response[st
         # Someone else closed it meanwhile, or its answer key was corrected.
         stale = [sitting.quiz]
     raise Unavailable
+
+
+@app.put(
+    "/quiz-attempts/<attempt_id>/answers",
+    summary="Keep a draft of the answers of an open attempt",
+    tags=["quizzes"],
+    security=http.LEARNER,
+    responses={200: http.answer(Attempt)} | http.problems(404, 409, 422),
+)
+def save(attempt_id: UUID, body: Annotated[AnswersBody, Body()]) -> Response[str]:
+    owner = _owner()
+    for _ in range(10):
+        sitting, _attempt = _sitting(attempt_id, owner, body)
+        if sitting.completed_at:
+            raise AttemptClosed("The attempt is graded already.")
+        _check_open(sitting, body, [])
+        if rules.is_late(sitting.expires_at, sitting.now):
+            raise AttemptExpired
+        saved, attempt = db.run(lambda conn: (store.save(conn, attempt_id, body.answers), store.attempt(conn, attempt_id, owner)))
+        if saved.fetchall():
+            return _reply(attempt)
+    raise Unavailable
+
+
+def _sitting(attempt_id: UUID, owner: UUID | None, body: AnswersBody) -> tuple[store.Sitting, Any]:
+    """What answers that came for an attempt are judged by, and the attempt itself as it would be answered with."""
+    found, attempt = db.run(
+        lambda conn: (store.sitting(conn, attempt_id, owner, body.answers), store.attempt(conn, attempt_id, owner))
+    )
+    sitting = found.fetchone()
+    if sitting is None:
+        raise AttemptNotFound
+    return sitting, attempt
+
+
+def _check_open(sitting: store.Sitting, body: AnswersBody, stale: list[store.QuizId]) -> store.AnswerKey:
+    """Let answers pass that fit the questions of an attempt that is open; gives its answer key."""
+    if sitting.set_aside_at:
+        raise AttemptSetAside
+    rules.check_active(sitting.enrollment_status)
+    key = store.answer_keys([sitting.quiz], stale=stale)[sitting.quiz]
+    rules.check_answers(key.questions, body.answers, unknown_questions="refuse")
+    return key
 
 
 @app.get(
@@ -163,6 +222,86 @@ def list_attempts(
     rows = attempts.fetchall()
     more = http.encode_cursor(where, rows[limit - 1].attempt_number) if len(rows) > limit else None
     return http.reply(AttemptPage(items=[row.model() for row in rows[:limit]], next_cursor=more))
+
+
+@app.put(
+    _QUIZ + "/allowance",
+    summary="Grant a learner more attempts and more time at a quiz",
+    tags=["quizzes"],
+    security=http.ADMIN_ONLY,
+    responses={200: http.answer(Allowance)} | http.problems(403, 404, 422),
+)
+def grant(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID, body: Annotated[AllowanceBody, Body()]) -> Response[str]:
+    learner = http.learner(app, user_id, EnrollmentNotFound)
+    actor = str(http.caller(app).user_id)
+
+    def write(conn: db.Connection) -> Any:
+        db.lock_enrollments(conn, [(learner, course_version_id)])
+        granted = store.grant(conn, learner, course_version_id, quiz_id, body, actor=actor)
+        return granted, store.quiz_exists(conn, learner, course_version_id, quiz_id)
+
+    granted, exists = db.run(write)
+    if not exists.fetchone():
+        raise EnrollmentNotFound
+    allowance = granted.fetchone()
+    if allowance is None:
+        raise QuizNotFound
+    return http.reply(allowance)
+
+
+@app.post(
+    _REGRADE,
+    summary="Grade all attempts at a quiz again by its present answer key, or see what that would change",
+    description="202 if there is too much to do at once: it goes on in the background, and `Location` says where to look.",
+    tags=["quizzes"],
+    security=http.ADMIN_ONLY,
+    responses={200: http.answer(Regrade), 202: http.answer(Regrade, "Under way")} | http.problems(403, 404, 422),
+)
+def regrade(course_version_id: UUID, quiz_id: UUID, body: Annotated[RegradeBody, Body()]) -> Response[str]:
+    actor = str(http.caller(app).user_id)
+    reason = body.reason or "The attempts were graded again."
+    until = time.monotonic() + REGRADE_SECONDS
+    job = requested = db.run(lambda conn: regrades.request(conn, course_version_id, quiz_id, body, actor, reason)).fetchone()
+    if requested is None:
+        raise QuizNotFound
+    while job and time.monotonic() < until:
+        job = service.regrade(job)
+    answer = _regrade(course_version_id, quiz_id, requested.id, 100, None, 202 if job else 200)
+    answer.headers["Location"] = f"/course-versions/{course_version_id}/quizzes/{quiz_id}/regrades/{requested.id}"
+    return answer
+
+
+@app.get(
+    _REGRADE + "s/<regrade_id>",
+    summary="A regrade, and the learners whom it makes a difference to",
+    tags=["quizzes"],
+    security=http.ADMIN_ONLY,
+    responses={200: http.answer(Regrade)} | http.problems(403, 404, 422),
+)
+def read_regrade(
+    course_version_id: UUID, quiz_id: UUID, regrade_id: UUID, limit: http.Limit = 50, cursor: http.Cursor = None
+) -> Response[str]:
+    return _regrade(course_version_id, quiz_id, regrade_id, limit, cursor, 200)
+
+
+def _regrade(
+    course_version_id: UUID, quiz_id: UUID, regrade_id: UUID, limit: int, cursor: str | None, status: int
+) -> Response[str]:
+    where = f"regrade {regrade_id}"
+    after = http.decode_cursor(cursor, where, UUID, UUID)
+    found, learners = db.run(
+        lambda conn: (
+            regrades.report(conn, course_version_id, quiz_id, regrade_id),
+            regrades.learners(conn, regrade_id, after, limit + 1),
+        )
+    )
+    report = found.fetchone()
+    if report is None:
+        raise RegradeNotFound
+    rows = learners.fetchall()
+    last = rows[limit - 1] if len(rows) > limit else None
+    more = http.encode_cursor(where, last.user_id, last.course_version_id) if last else None
+    return http.reply(report.model(rows[:limit], more), status)
 
 
 def _owner() -> UUID | None:

@@ -25,6 +25,24 @@ def _whole(value: object) -> int:
     return int(number)
 
 
+def _can_be_graded(questions: tuple[Question, ...]) -> tuple[Question, ...]:
+    if not any(question.points for question in questions):
+        raise refused("the questions have no points, so the quiz can't be graded")
+    return questions
+
+
+def _distinct_questions(questions: tuple[Question, ...]) -> tuple[Question, ...]:
+    if not questions:
+        raise refused("expected at least one question")
+    if twice := repeated(question.question_id for question in questions):
+        raise refused(f"the question {twice[0]!r} is listed more than once")
+    return questions
+
+
+SomeQuestions = Annotated[tuple[Question, ...], Listed, AfterValidator(_distinct_questions)]
+Questions = Annotated[SomeQuestions, AfterValidator(_can_be_graded)]
+"""All questions of a quiz."""
+
 Title = Annotated[Text, AfterValidator(_not_blank)]
 # The upper bounds are those of PostgreSQL's integer.
 WholeNumber = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**31 - 1)]
@@ -50,18 +68,7 @@ class Quiz(Frozen):
     time_limit_seconds: PositiveNumber | None = None
     retry_delay_seconds: WholeNumber | None = None
     reveal_answers: StrictBool = False
-    questions: Annotated[tuple[Question, ...], Listed]
-
-    @field_validator("questions")
-    @classmethod
-    def _questions_can_be_graded(cls, questions: tuple[Question, ...]) -> tuple[Question, ...]:
-        if not questions:
-            raise refused("expected at least one question")
-        if twice := repeated(question.question_id for question in questions):
-            raise refused(f"the question {twice[0]!r} is listed more than once")
-        if not any(question.points for question in questions):
-            raise refused("the questions have no points, so the quiz can't be graded")
-        return questions
+    questions: Questions
 
 
 class CertificatePolicy(Frozen):
@@ -102,6 +109,14 @@ class CourseVersion(Frozen):
             # A requirement is addressed by its id alone, so the id has to say which one is meant.
             raise refused(f"the id {shared[0]} belongs to a lesson already")
         return quizzes
+
+
+class AnswerKeyCorrected(Frozen):
+    """Data of `quiz.answer_key_corrected`: the questions that were corrected, each in full; the others stay as they are."""
+
+    course_version_id: UUID
+    quiz_id: UUID
+    questions: SomeQuestions
 
 
 def canonical(course_version: CourseVersion) -> str:

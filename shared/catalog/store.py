@@ -2,20 +2,20 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
 import simplejson
 from psycopg import Cursor
+from psycopg.rows import class_row
+from pydantic import TypeAdapter
 
 from shared.catalog.models import CourseVersion, canonical
+from shared.catalog.rules import Key, digest
 from shared.db import Connection, columns
+from shared.quiz.models import Question
 
-
-def digest(version: CourseVersion) -> bytes:
-    """What tells a course version from another one under the same id."""
-    return sha256(canonical(version).encode()).digest()
+_QUESTIONS: TypeAdapter[tuple[Question, ...]] = TypeAdapter(tuple[Question, ...])
 
 
 def publish(conn: Connection, versions: Sequence[CourseVersion]) -> None:
@@ -115,6 +115,115 @@ def digests(conn: Connection, course_version_ids: Collection[UUID]) -> Cursor[tu
     return conn.execute(
         "SELECT course_version_id, digest FROM course_versions WHERE course_version_id = ANY(%b::uuid[])",
         [list(course_version_ids)],
+    )
+
+
+class StoredKey(NamedTuple):
+    """An answer key of a quiz; `course_version_is_known` alone: the course version has no such quiz."""
+
+    course_version_id: UUID
+    quiz_id: UUID
+    course_version_is_known: bool
+    key_version: int | None
+    questions: str | None
+    corrected: dict[str, str] | None
+
+    def key(self) -> Key:
+        """The key, parsed."""
+        return Key(_QUESTIONS.validate_python(simplejson.loads(self.questions or "", use_decimal=True)), self.corrected or {})
+
+
+def present_keys(conn: Connection, quizzes: Sequence[tuple[UUID, UUID]]) -> Cursor[StoredKey]:
+    """The present answer keys of these quizzes (course_version_id, quiz_id): a row for each."""
+    return conn.cursor(row_factory=class_row(StoredKey)).execute(
+        """
+        SELECT i.course_version_id, i.quiz_id, v.course_version_id IS NOT NULL AS course_version_is_known, k.key_version,
+            k.questions::text, k.corrected
+        FROM unnest(%b::uuid[], %b::uuid[]) AS i (course_version_id, quiz_id)
+        LEFT JOIN course_versions v ON v.course_version_id = i.course_version_id
+        LEFT JOIN course_version_quizzes q ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id
+        LEFT JOIN quiz_answer_keys k
+            ON k.course_version_id = q.course_version_id AND k.quiz_id = q.quiz_id AND k.key_version = q.key_version
+        """,
+        columns(quizzes, 2),
+    )
+
+
+def all_keys(conn: Connection, course_version_ids: Collection[UUID]) -> Cursor[StoredKey]:
+    """All answer keys that the quizzes of these course versions ever had, each quiz's first one first."""
+    return conn.cursor(row_factory=class_row(StoredKey)).execute(
+        """
+        SELECT course_version_id, quiz_id, TRUE AS course_version_is_known, key_version, questions::text, corrected
+        FROM quiz_answer_keys WHERE course_version_id = ANY(%b::uuid[])
+        ORDER BY course_version_id, quiz_id, key_version
+        """,
+        [list(course_version_ids)],
+    )
+
+
+def lock_quizzes(conn: Connection, quizzes: Sequence[tuple[UUID, UUID]]) -> None:
+    """Wait for whoever is storing a grade by the present keys of these quizzes, and keep others from it until the end."""
+    conn.execute(
+        """
+        SELECT count(*) FROM (
+            SELECT FROM course_version_quizzes q
+            JOIN unnest(%b::uuid[], %b::uuid[]) AS i (course_version_id, quiz_id)
+                ON i.course_version_id = q.course_version_id AND i.quiz_id = q.quiz_id
+            ORDER BY q.course_version_id, q.quiz_id FOR UPDATE OF q
+        ) locked
+        """,
+        columns(quizzes, 2),
+    )
+
+
+class Correction(NamedTuple):
+    """A corrected answer key as it goes to the database; `seen_key_version` is the version that it corrects."""
+
+    course_version_id: UUID
+    quiz_id: UUID
+    seen_key_version: int
+    questions: str
+    corrected: str
+    actor: str
+
+
+def corrections(conn: Connection, found: Sequence[Correction]) -> Cursor[tuple[UUID, UUID]]:
+    """Make corrected keys the present ones, and have all attempts graded again by them; passes once given are kept.
+
+    A key whose questions stay the same only notes when they were confirmed. Gives the quizzes whose key someone else had
+    corrected meanwhile. Lock the quizzes before.
+    """
+    return conn.execute(
+        """
+        WITH i AS (
+            SELECT i.course_version_id, i.quiz_id, i.seen_key_version, i.questions::jsonb, i.corrected::jsonb, i.actor
+            FROM unnest(%b::uuid[], %b::uuid[], %b::int[], %b::text[], %b::text[], %b::text[])
+                AS i (course_version_id, quiz_id, seen_key_version, questions, corrected, actor)
+        ), present AS (
+            SELECT i.*, k.questions <> i.questions AS is_new
+            FROM i
+            JOIN course_version_quizzes q
+                ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id AND q.key_version = i.seen_key_version
+            JOIN quiz_answer_keys k
+                ON k.course_version_id = i.course_version_id AND k.quiz_id = i.quiz_id AND k.key_version = i.seen_key_version
+        ), confirmed AS (
+            UPDATE quiz_answer_keys k SET corrected = p.corrected FROM present p
+            WHERE k.course_version_id = p.course_version_id AND k.quiz_id = p.quiz_id AND k.key_version = p.seen_key_version
+                AND NOT p.is_new
+        ), added AS (
+            INSERT INTO quiz_answer_keys (course_version_id, quiz_id, key_version, questions, corrected)
+            SELECT course_version_id, quiz_id, seen_key_version + 1, questions, corrected FROM present WHERE is_new
+            ORDER BY course_version_id, quiz_id
+        ), moved AS (
+            UPDATE course_version_quizzes q SET key_version = p.seen_key_version + 1 FROM present p
+            WHERE q.course_version_id = p.course_version_id AND q.quiz_id = p.quiz_id AND p.is_new
+        ), regrades AS (
+            INSERT INTO quiz_regrades (course_version_id, quiz_id, dry_run, take_away, actor, reason)
+            SELECT course_version_id, quiz_id, FALSE, FALSE, actor, 'The answer key was corrected.' FROM present WHERE is_new
+        )
+        SELECT course_version_id, quiz_id FROM i EXCEPT SELECT course_version_id, quiz_id FROM present
+        """,
+        columns(found, 6),
     )
 
 

@@ -32,8 +32,9 @@ def lock_learners(conn: Connection, user_ids: Collection[UUID]) -> None:
 def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cursor[tuple[UUID, UUID, bool]]:
     """Issue certificates, each with the uid drawn for it, where they are due and there is none yet.
 
-    Due: the enrolment is completed, its course version gives certificates, and the learner's name is known. Lock the
-    learners and the enrolments before. Gives the keys of those issued, with true, and with false those without an enrolment.
+    Due: the enrolment is completed, its course version gives certificates, and the learner's name is known. A certificate
+    that a later completion renews keeps its uid, and what it said before is kept. Lock the learners and the enrolments
+    before. Gives the keys of those issued or renewed, with true, and with false those without an enrolment.
     """
     return conn.execute(
         """
@@ -59,15 +60,24 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
             JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
             ORDER BY e.user_id, e.course_version_id
-            ON CONFLICT (user_id, course_version_id) DO NOTHING
-            RETURNING c.user_id, c.course_version_id, c.certificate_uid, c.issued_at
+            ON CONFLICT (user_id, course_version_id) DO UPDATE
+            SET issued_at = now(), expires_at = excluded.expires_at, metadata = excluded.metadata, pdf_url = NULL,
+                revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL, completion_withdrawn = FALSE
+            WHERE is_renewed_by(c, (excluded.metadata ->> 'completed_at')::timestamptz)
+            RETURNING c.id, c.user_id, c.course_version_id, c.certificate_uid, c.issued_at
+        ), renewed AS (
+            INSERT INTO certificate_snapshots (certificate_id, issued_at, expires_at, pdf_url, metadata)
+            SELECT old.id, old.issued_at, old.expires_at, old.pdf_url, old.metadata
+            FROM certificates old JOIN issued c ON c.id = old.id
+            RETURNING certificate_id
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + 1
             FROM issued c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             RETURNING e.user_id, e.course_version_id, e.status, e.sequence
         ), told AS (
             INSERT INTO outbox (destination, type, occurred_at, data)
-            SELECT 'bus', 'certificate.issued', c.issued_at, jsonb_build_object(
+            SELECT 'bus', CASE WHEN c.id IN (SELECT certificate_id FROM renewed) THEN 'certificate.reissued'
+                ELSE 'certificate.issued' END, c.issued_at, jsonb_build_object(
                 'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
                 'status', 'valid', 'sequence', n.sequence
             )
@@ -86,7 +96,7 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
 
 
 def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None:
-    """Ask for the certificates that completed enrolments of these learners (None: of all) lack."""
+    """Ask for the certificates that completed enrolments of these learners (None: of all) lack, or that they renew."""
     conn.execute(
         """
         INSERT INTO outbox (destination, queue, type, occurred_at, data)
@@ -98,7 +108,8 @@ def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None
         JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
         JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
         WHERE (%(users)b::uuid[] IS NULL OR e.user_id = ANY(%(users)b::uuid[])) AND e.status = 'completed' AND NOT EXISTS (
-            SELECT FROM certificates c WHERE c.user_id = e.user_id AND c.course_version_id = e.course_version_id
+            SELECT FROM certificates c
+            WHERE c.user_id = e.user_id AND c.course_version_id = e.course_version_id AND NOT is_renewed_by(c, e.completed_at)
         )
         """,
         {"users": None if user_ids is None else list(user_ids)},
@@ -257,7 +268,8 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
     conn.execute(
         """
         WITH reinstated AS (
-            UPDATE certificates SET revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL
+            UPDATE certificates
+            SET revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL, completion_withdrawn = FALSE
             WHERE certificate_uid = %(uid)s AND revoked_at IS NOT NULL
             RETURNING user_id, course_version_id, certificate_uid,
                 CASE WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status

@@ -1,6 +1,6 @@
 """Enrolments as they cross a boundary."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StringConstraints
@@ -50,6 +50,43 @@ class EnrollmentPage(BaseModel):
     next_cursor: str | None
 
 
+class HistoryEntry(BaseModel):
+    """One thing that happened to an enrolment, or was done to it: from which status to which, when, by whom and why.
+
+    `actor` is a user's id over HTTP, the source of the event on a queue, `learner-progress` for the service itself.
+    `details` of a reset hold what was set aside, `lessons` and `quiz_attempts`; of a waiver its `requirement_id`; of a transfer
+    the course version it went `to` or came `from`; of an allowance what was granted.
+    """
+
+    type: Literal[
+        "created",
+        "reactivated",
+        "cancelled",
+        "revoked",
+        "reinstated",
+        "completed",
+        "reset",
+        "waived",
+        "waiver_withdrawn",
+        "transferred",
+        "allowance_changed",
+    ]
+    from_status: Status | None
+    to_status: Status
+    occurred_at: Time
+    recorded_at: Time
+    actor: str | None
+    reason: str | None
+    details: dict[str, Any] | None
+
+
+class HistoryPage(BaseModel):
+    """A page of an enrolment's history, in the order in which it was recorded."""
+
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -76,6 +113,13 @@ class RevokeBody(ReasonBody):
     """Why an administrator revokes the enrolment, and whether its certificate goes with it."""
 
     revoke_certificate: StrictBool = False
+
+
+class TransferBody(_Body):
+    """The course version to which the learner is transferred, and why."""
+
+    to: UUID
+    reason: Reason | None = None
 
 
 class EnrollmentRequested(BaseModel):

@@ -61,6 +61,8 @@ class Situation:
     command: CommandKind | None
     confirmed_at: datetime | None
     confirmed: CommandKind | None
+    #: When it was started over last; what is dated before has no effect.
+    reset_at: datetime | None
     #: The database's clock.
     now: datetime
 
@@ -164,11 +166,15 @@ def decide(situation: Situation, command: Command) -> tuple[Situation, Change | 
 
 
 def _is_outdated(situation: Situation, time: datetime, kind: CommandKind) -> bool:
-    """Whether a later command has taken effect already, or has confirmed what is; the same command once more is outdated too.
+    """Whether a later command has taken effect already, or has confirmed what is, or the enrolment was started over since.
+
+    The same command once more is outdated too.
 
     A confirmation holds against older commands of its own side only: a learner who enrols again and again must not get
     round a revocation that is still on its way.
     """
+    if situation.reset_at and time < situation.reset_at:
+        return True
     this = (time, RANK[kind])
     if situation.commanded_at and situation.command and this <= (situation.commanded_at, RANK[situation.command]):
         return True

@@ -20,7 +20,7 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
         """
         SELECT k.user_id, k.course_version_id, v.course_version_id IS NOT NULL AS course_version_is_known,
             coalesce(v.self_enrollment, FALSE) AS self_enrollment, e.status, e.completed_at IS NOT NULL AS is_completed,
-            e.commanded_at, e.command, e.confirmed_at, e.confirmed, clock_timestamp() AS now
+            e.commanded_at, e.command, e.confirmed_at, e.confirmed, e.reset_at, clock_timestamp() AS now
         FROM unnest(%b::uuid[], %b::uuid[]) WITH ORDINALITY AS k (user_id, course_version_id, n)
         LEFT JOIN course_versions v ON v.course_version_id = k.course_version_id
         LEFT JOIN enrollments e ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
@@ -117,9 +117,11 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             JOIN written w ON w.user_id = c.user_id AND w.course_version_id = c.course_version_id
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, from_status, to_status, occurred_at, actor, reason, sequence
+                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
             )
-            SELECT user_id, course_version_id, from_status, to_status, occurred_at, actor, reason, sequence FROM told
+            SELECT user_id, course_version_id, split_part(event, '.', 2), from_status, to_status, occurred_at, actor, reason,
+                sequence
+            FROM told ORDER BY user_id, course_version_id, sequence
         ), events AS (
             INSERT INTO outbox (destination, type, occurred_at, data)
             SELECT 'bus', event, occurred_at, jsonb_strip_nulls(jsonb_build_object(

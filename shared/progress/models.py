@@ -86,10 +86,11 @@ class LessonProgress(BaseModel):
 
 
 class LessonItem(LessonProgress):
-    """A lesson of the course version with the learner's progress in it."""
+    """A lesson of the course version with the learner's progress in it; what is waived counts as fulfilled."""
 
     title: str
     required: bool
+    waived: bool
 
 
 class QuizItem(BaseModel):
@@ -101,6 +102,7 @@ class QuizItem(BaseModel):
     is_passed: bool
     best_score: float | None
     attempts: int
+    waived: bool
 
 
 class CourseProgress(Progress):

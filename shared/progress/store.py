@@ -16,13 +16,13 @@ from shared.progress.models import LessonItem, LessonProgress, QuizItem
 
 
 class Report(NamedTuple):
-    """How far a learner got in a lesson by then, 0-100."""
+    """How far a learner got in a lesson by then, 0-100. `occurred_at` None: now, by the database's clock."""
 
     user_id: UUID
     course_version_id: UUID
     lesson_id: UUID
     percentage: float
-    occurred_at: datetime
+    occurred_at: datetime | None
 
 
 #: Why a report was not taken.
@@ -62,11 +62,15 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
     The merge takes maxima and minima only, so neither order nor repetition of reports makes a difference; what brings
     nothing new is not written. A lesson's completion is published, once, which is why enrolments of completing reports
     must be locked by an earlier statement: only then does this one see the rows as they are.
+
+    Whatever is written shares a key lock on its enrolment, which only starting over waits for. So a report from before
+    that act can't slip in behind it.
     """
     return conn.cursor(row_factory=class_row(Outcome)).execute(
         """
         WITH report AS (
-            SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[])
+            SELECT user_id, course_version_id, lesson_id, percentage, coalesce(occurred_at, now()) AS occurred_at, n
+            FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[])
                 WITH ORDINALITY AS r (user_id, course_version_id, lesson_id, percentage, occurred_at, n)
         ), judged AS (
             SELECT r.*, coalesce(p.status = 'completed', FALSE) AS was_completed, e.status,
@@ -78,6 +82,7 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
                     WHEN p.progress_percentage >= r.percentage AND p.started_at <= r.occurred_at
                         AND p.last_accessed_at >= r.occurred_at AND (r.percentage < 100 OR p.completed_at <= r.occurred_at)
                         THEN 'unchanged'
+                    WHEN r.occurred_at < e.reset_at THEN 'unchanged'
                     WHEN r.occurred_at > e.inactive_since THEN 'enrollment_inactive'
                 END AS outcome
             FROM report r
@@ -85,13 +90,21 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             LEFT JOIN course_version_lessons l ON l.course_version_id = r.course_version_id AND l.lesson_id = r.lesson_id
             LEFT JOIN lesson_progress p
                 ON p.user_id = r.user_id AND p.lesson_id = r.lesson_id AND p.enrolled_course_version_id = r.course_version_id
+        ), shared AS (
+            SELECT e.user_id, e.course_version_id, e.reset_at
+            FROM enrollments e
+            JOIN (SELECT DISTINCT user_id, course_version_id FROM judged WHERE outcome IS NULL) j
+                ON j.user_id = e.user_id AND j.course_version_id = e.course_version_id
+            ORDER BY e.user_id, e.course_version_id FOR KEY SHARE OF e
         ), folded AS (
-            SELECT user_id, lesson_id, course_version_id, max(percentage) AS percentage, min(occurred_at) AS started_at,
-                max(occurred_at) AS last_accessed_at, min(occurred_at) FILTER (WHERE percentage = 100) AS completed_at,
-                bool_or(was_completed) AS was_completed, min(status) AS enrollment_status
-            FROM judged WHERE outcome IS NULL
-            GROUP BY user_id, lesson_id, course_version_id
-            ORDER BY user_id, lesson_id, course_version_id
+            SELECT j.user_id, j.lesson_id, j.course_version_id, max(j.percentage) AS percentage, min(j.occurred_at) AS started_at,
+                max(j.occurred_at) AS last_accessed_at, min(j.occurred_at) FILTER (WHERE j.percentage = 100) AS completed_at,
+                bool_or(j.was_completed) AS was_completed, min(j.status) AS enrollment_status
+            FROM judged j
+            JOIN shared s ON s.user_id = j.user_id AND s.course_version_id = j.course_version_id
+            WHERE j.outcome IS NULL AND (s.reset_at IS NULL OR j.occurred_at >= s.reset_at)
+            GROUP BY j.user_id, j.lesson_id, j.course_version_id
+            ORDER BY j.user_id, j.lesson_id, j.course_version_id
         ), merged AS (
             INSERT INTO lesson_progress AS p (
                 user_id, lesson_id, enrolled_course_version_id, status, progress_percentage, started_at, last_accessed_at,
@@ -101,8 +114,8 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
                 percentage, started_at, last_accessed_at, completed_at
             FROM folded
             ON CONFLICT ON CONSTRAINT pk_lesson_progress DO UPDATE SET
-                status = CASE WHEN 100 IN (p.progress_percentage,
-                excluded.progress_percentage) THEN 'completed' ELSE 'in_progress' END,
+                status = CASE WHEN 100 IN (p.progress_percentage, excluded.progress_percentage) THEN 'completed'
+                    ELSE 'in_progress' END,
                 progress_percentage = greatest(p.progress_percentage, excluded.progress_percentage),
                 started_at = least(p.started_at, excluded.started_at),
                 last_accessed_at = greatest(p.last_accessed_at, excluded.last_accessed_at),
@@ -131,11 +144,15 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
 
 
 def of_lesson(conn: Connection, user_id: UUID, course_version_id: UUID, lesson_id: UUID) -> Cursor[LessonProgress]:
-    """A learner's progress in one lesson."""
+    """A learner's progress in one lesson of a course version."""
     return conn.cursor(row_factory=class_row(LessonProgress)).execute(
         """
-        SELECT lesson_id, status, progress_percentage, started_at, last_accessed_at, completed_at FROM lesson_progress
-        WHERE user_id = %b AND lesson_id = %b AND enrolled_course_version_id = %b
+        SELECT l.lesson_id, coalesce(p.status, 'not_started') AS status,
+            coalesce(p.progress_percentage, 0) AS progress_percentage, p.started_at, p.last_accessed_at, p.completed_at
+        FROM course_version_lessons l
+        LEFT JOIN lesson_progress p
+            ON p.user_id = %b AND p.lesson_id = l.lesson_id AND p.enrolled_course_version_id = l.course_version_id
+        WHERE l.lesson_id = %b AND l.course_version_id = %b
         """,
         [user_id, lesson_id, course_version_id],
         binary=True,
@@ -147,14 +164,17 @@ def lessons(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[
     return conn.cursor(row_factory=class_row(LessonItem)).execute(
         """
         SELECT l.lesson_id, l.title, l.required, coalesce(p.status, 'not_started') AS status,
-            coalesce(p.progress_percentage, 0) AS progress_percentage, p.started_at, p.last_accessed_at, p.completed_at
+            coalesce(p.progress_percentage, 0) AS progress_percentage, p.started_at, p.last_accessed_at, p.completed_at,
+            w.requirement_id IS NOT NULL AS waived
         FROM course_version_lessons l
         LEFT JOIN lesson_progress p
-            ON p.user_id = %b AND p.lesson_id = l.lesson_id AND p.enrolled_course_version_id = l.course_version_id
-        WHERE l.course_version_id = %b
+            ON p.user_id = %(user_id)b AND p.lesson_id = l.lesson_id AND p.enrolled_course_version_id = l.course_version_id
+        LEFT JOIN requirement_waivers w
+            ON w.user_id = %(user_id)b AND w.course_version_id = l.course_version_id AND w.requirement_id = l.lesson_id
+        WHERE l.course_version_id = %(course_version_id)b
         ORDER BY l.position
         """,
-        [user_id, course_version_id],
+        {"user_id": user_id, "course_version_id": course_version_id},
         binary=True,
     )
 
@@ -163,15 +183,18 @@ def quizzes(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[
     """Every quiz of a course version with a learner's best score, in the order of the course."""
     return conn.cursor(row_factory=class_row(QuizItem)).execute(
         """
-        SELECT q.quiz_id, q.title, q.required, a.best_score, coalesce(a.is_passed, FALSE) AS is_passed, a.attempts
+        SELECT q.quiz_id, q.title, q.required, a.best_score, coalesce(a.is_passed, FALSE) AS is_passed, a.attempts,
+            w.requirement_id IS NOT NULL AS waived
         FROM course_version_quizzes q
         CROSS JOIN LATERAL (
             SELECT max(score) AS best_score, bool_or(is_passed) AS is_passed, count(*) AS attempts FROM quiz_attempts
-            WHERE user_id = %b AND quiz_id = q.quiz_id AND enrolled_course_version_id = q.course_version_id
+            WHERE user_id = %(user_id)b AND quiz_id = q.quiz_id AND enrolled_course_version_id = q.course_version_id
         ) a
-        WHERE q.course_version_id = %b
+        LEFT JOIN requirement_waivers w
+            ON w.user_id = %(user_id)b AND w.course_version_id = q.course_version_id AND w.requirement_id = q.quiz_id
+        WHERE q.course_version_id = %(course_version_id)b
         ORDER BY q.position
         """,
-        [user_id, course_version_id],
+        {"user_id": user_id, "course_version_id": course_version_id},
         binary=True,
     )

@@ -1,11 +1,11 @@
 """Quiz attempts as they cross a boundary."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
-from shared.parsing import Text, Time
+from shared.parsing import Reason, Text, Time
 from shared.quiz.models import storable_answer
 
 Answers = Annotated[
@@ -20,8 +20,8 @@ class StartBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SubmitBody(BaseModel):
-    """The answers of an attempt."""
+class AnswersBody(BaseModel):
+    """The answers of an attempt: submitted, or kept as a draft in place of the draft before."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,8 +50,21 @@ class QuestionPoints(BaseModel):
     correct: Any = None
 
 
+class EarlierGrading(BaseModel):
+    """How an attempt had been graded before it was graded again by a corrected answer key."""
+
+    key_version: int
+    score: float
+    is_passed: bool
+    replaced_at: Time
+
+
 class Attempt(BaseModel):
-    """An attempt at a quiz. It is open until `completed_at`; score 0-100, unrounded."""
+    """An attempt at a quiz. It is open until `completed_at`, its `answers` being the draft; score 0-100, unrounded.
+
+    `pass_kept`: graded again it would have failed, and the pass once given was kept. `set_aside_at`: when the enrolment was
+    started over, so that the attempt no longer counts.
+    """
 
     id: UUID
     user_id: UUID
@@ -63,10 +76,14 @@ class Attempt(BaseModel):
     completed_at: Time | None
     score: float | None
     is_passed: bool | None
+    pass_kept: bool
     pass_threshold_percentage: float | None
+    key_version: int | None
     in_time: bool | None
+    set_aside_at: Time | None
     answers: dict[str, Any] | None
     questions: list[QuestionPoints] | None
+    earlier_gradings: list[EarlierGrading]
 
 
 class AttemptPage(BaseModel):
@@ -77,10 +94,86 @@ class AttemptPage(BaseModel):
 
 
 class StartedAttempt(BaseModel):
-    """An open attempt with the questions to answer, without their keys."""
+    """An open attempt with the questions to answer, without their keys, and the draft of the answers."""
 
     id: UUID
     attempt_number: int
     started_at: Time
     expires_at: Time | None
     questions: list[dict[str, Any]]
+    answers: dict[str, Any]
+
+
+# Far beyond every sensible use, and small enough for the arithmetic of times.
+_Extra = Annotated[int, Field(strict=True, ge=0, le=10_000)]
+
+
+class AllowanceBody(BaseModel):
+    """What one learner gets beyond a quiz's limits; it replaces what was granted before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    extra_attempts: _Extra = 0
+    extra_time_percentage: _Extra = 0
+    reason: Reason | None = None
+
+
+class Allowance(BaseModel):
+    """What one learner was granted at a quiz, and the limits that follow; a limit that is null does not exist."""
+
+    quiz_id: UUID
+    extra_attempts: int
+    extra_time_percentage: int
+    max_attempts: int | None
+    time_limit_seconds: float | None
+
+
+class RegradeBody(BaseModel):
+    """Whether attempts are graded again or only looked at, and whether those who no longer pass lose their pass."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: StrictBool
+    take_away: StrictBool = False
+    reason: Reason | None = None
+
+
+class RegradedLearner(BaseModel):
+    """Whom grading again makes a difference to. Scores are the learner's best before and after, 0-100.
+
+    `pass_change` `kept`: the learner would no longer pass, and keeps the pass.
+    """
+
+    user_id: UUID
+    course_version_id: UUID
+    previous_score: float
+    score: float
+    pass_change: Literal["gained", "lost", "kept"] | None
+    certificate_change: Literal["gained", "lost"] | None
+
+
+class Regrade(BaseModel):
+    """Grading all attempts at a quiz again by its present answer key, with a page of those whom it makes a difference to.
+
+    `attempts` were looked at, `attempts_changed` came out otherwise; the other numbers count learners.
+    """
+
+    id: UUID
+    course_version_id: UUID
+    quiz_id: UUID
+    status: Literal["running", "completed"]
+    dry_run: bool
+    take_away: bool
+    actor: str
+    reason: str
+    requested_at: Time
+    completed_at: Time | None
+    attempts: int
+    attempts_changed: int
+    passes_gained: int
+    passes_lost: int
+    passes_kept: int
+    certificates_gained: int
+    certificates_lost: int
+    learners: list[RegradedLearner]
+    next_cursor: str | None

@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 from shared import db
 from shared.db import Connection, columns
 from shared.errors import AttemptIdTaken, EnrollmentInactive, EnrollmentNotFound, ServiceError
-from shared.quiz.attempts import Attempt, QuestionPoints
+from shared.quiz import rules
+from shared.quiz.attempts import Allowance, AllowanceBody, Attempt, EarlierGrading, QuestionPoints
 from shared.quiz.models import Question
-from shared.quiz.rules import Answers, Grade, OpenAttempt, Standing
+from shared.quiz.rules import Answers, OpenAttempt, Standing
 
 _QUESTIONS = TypeAdapter(tuple[Question, ...])
 
@@ -112,7 +113,11 @@ class Outcome:
 
 
 def record(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome]:
-    """Take graded attempts, completing the enrolments that they complete: three statements for any number of attempts."""
+    """Take graded attempts, completing the enrolments that they complete: three statements for any number of attempts.
+
+    What is stored shares a key lock on its quiz, which a correction of the answer key waits for: once that is there, no
+    attempt comes after it that was graded by an older key.
+    """
     keys = {(s.user_id, s.course_version_id) for s in submissions}
     db.lock_enrollments(conn, keys)
     outcomes = _take(conn, submissions)
@@ -131,6 +136,12 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                 id, user_id, course_version_id, quiz_id, answers, started_at, completed_at, key_version,
                 pass_threshold_percentage, score, is_passed, question_results, n
             )
+        ), answer_key AS (
+            SELECT q.course_version_id, q.quiz_id, q.key_version
+            FROM course_version_quizzes q
+            JOIN (SELECT DISTINCT course_version_id, quiz_id FROM submission) s
+                ON s.course_version_id = q.course_version_id AND s.quiz_id = q.quiz_id
+            ORDER BY q.course_version_id, q.quiz_id FOR KEY SHARE OF q
         ), judged AS (
             SELECT s.*, e.status,
                 CASE
@@ -139,13 +150,14 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                             AND a.quiz_id = s.quiz_id AND a.completed_at IS NOT NULL AND a.answers_snapshot = s.answers::jsonb
                             THEN 'unchanged' ELSE 'attempt_id_taken' END
                     WHEN e.user_id IS NULL THEN 'enrollment_not_found'
+                    WHEN s.completed_at < e.reset_at THEN 'unchanged'
                     WHEN s.completed_at > e.inactive_since THEN 'enrollment_inactive'
-                    WHEN q.key_version <> s.key_version THEN 'stale_key'
+                    WHEN k.key_version <> s.key_version THEN 'stale_key'
                 END AS outcome
             FROM submission s
-            JOIN course_version_quizzes q ON q.course_version_id = s.course_version_id AND q.quiz_id = s.quiz_id
+            JOIN answer_key k ON k.course_version_id = s.course_version_id AND k.quiz_id = s.quiz_id
             LEFT JOIN enrollments e ON e.user_id = s.user_id AND e.course_version_id = s.course_version_id
-            LEFT JOIN quiz_attempts a ON a.id = s.id
+            LEFT JOIN all_quiz_attempts a ON a.id = s.id
         ), numbered AS (
             SELECT j.*, coalesce((
                     SELECT max(a.attempt_number) FROM quiz_attempts a
@@ -156,10 +168,10 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
         ), inserted AS (
             INSERT INTO quiz_attempts (
                 id, user_id, quiz_id, enrolled_course_version_id, attempt_number, score, is_passed, started_at, completed_at,
-                answers_snapshot, in_time, key_version, pass_threshold_percentage, question_results
+                answers_snapshot, in_time, key_version, key_course_version_id, pass_threshold_percentage, question_results
             )
             SELECT id, user_id, quiz_id, course_version_id, attempt_number, score, is_passed, started_at, completed_at,
-                answers::jsonb, TRUE, key_version, pass_threshold_percentage, question_results::jsonb
+                answers::jsonb, TRUE, key_version, course_version_id, pass_threshold_percentage, question_results::jsonb
             FROM numbered
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + c.attempts
@@ -212,11 +224,15 @@ def standing(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: 
     """What decides whether an attempt may be started: no row if there is no such enrolment."""
     return conn.cursor(row_factory=class_row(_Standing)).execute(
         """
-        SELECT e.status, q.quiz_id IS NOT NULL AS quiz_is_known, q.max_attempts, q.retry_delay_seconds, a.attempts, a.last_number,
+        SELECT e.status, q.quiz_id IS NOT NULL AS quiz_is_known,
+            q.max_attempts::bigint + coalesce(w.extra_attempts, 0) AS max_attempts,
+            q.retry_delay_seconds, a.attempts, a.last_number,
             a.last_completed_at, clock_timestamp() AS now, o.id AS open_id, o.attempt_number AS open_number,
             o.started_at AS open_started_at, o.expires_at AS open_expires_at, o.answers_snapshot::text AS open_answers
         FROM enrollments e
         LEFT JOIN course_version_quizzes q ON q.course_version_id = e.course_version_id AND q.quiz_id = %(quiz_id)b
+        LEFT JOIN quiz_allowances w
+            ON w.user_id = e.user_id AND w.course_version_id = e.course_version_id AND w.quiz_id = %(quiz_id)b
         CROSS JOIN LATERAL (
             SELECT count(*) AS attempts, coalesce(max(attempt_number), 0) AS last_number, max(completed_at) AS last_completed_at
             FROM quiz_attempts
@@ -236,19 +252,24 @@ def loads_answers(text: str | None) -> dict[str, Any]:
 
 
 def start(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, number: int) -> Cursor[OpenAttempt]:
-    """Start attempt `number`, by the database's clock,
-    unless someone else did meanwhile: no row then. Lock the enrolment before."""
+    """Start attempt `number`, by the database's clock, if it is the next one and none is open: no row if not.
+
+    Lock the enrolment before.
+    """
     return conn.cursor(row_factory=class_row(OpenAttempt)).execute(
         """
         INSERT INTO quiz_attempts (user_id, quiz_id, enrolled_course_version_id, attempt_number, started_at, expires_at)
-        SELECT e.user_id, q.quiz_id, e.course_version_id, %(number)s, now(), now() + make_interval(secs => q.time_limit_seconds)
+        SELECT e.user_id, q.quiz_id, e.course_version_id, %(number)s, now(),
+            now() + make_interval(secs => q.time_limit_seconds * (1 + coalesce(w.extra_time_percentage, 0) / 100.0::float8))
         FROM enrollments e
         JOIN course_version_quizzes q ON q.course_version_id = e.course_version_id AND q.quiz_id = %(quiz_id)b
+        LEFT JOIN quiz_allowances w
+            ON w.user_id = e.user_id AND w.course_version_id = e.course_version_id AND w.quiz_id = q.quiz_id
         WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b AND e.status IN ('active', 'completed')
-            AND NOT EXISTS (
-                SELECT FROM quiz_attempts a
+            AND (
+                SELECT coalesce(max(a.attempt_number), 0) = %(number)s - 1 AND count(*) = count(a.completed_at)
+                FROM quiz_attempts a
                 WHERE a.user_id = e.user_id AND a.quiz_id = q.quiz_id AND a.enrolled_course_version_id = e.course_version_id
-                    AND (a.attempt_number >= %(number)s OR a.completed_at IS NULL)
             )
         RETURNING id, attempt_number, started_at, expires_at, '{}'::jsonb AS answers
         """,
@@ -256,55 +277,183 @@ def start(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUI
     )
 
 
-def close(
-    conn: Connection, attempt_id: UUID, answers: Answers, grade: Grade, key: AnswerKey, *, in_time: bool
-) -> Cursor[tuple[UUID]]:
-    """Close an open attempt with its grade, and publish it. No row: it is closed already,
-    or the key is no longer the current one.
+class Closing(NamedTuple):
+    """An open attempt with the answers that count and their grade, as it goes to the database."""
 
-    Lock the enrolment before.
+    attempt_id: UUID
+    answers: str
+    score: float
+    is_passed: bool
+    in_time: bool
+    key_version: int
+    question_results: str
+
+
+def closing(attempt_id: UUID, answers: Answers, key: AnswerKey, *, in_time: bool) -> Closing:
+    """Grade the answers of an open attempt."""
+    grade = rules.grade(key.questions, answers, key.pass_threshold_percentage)
+    return Closing(
+        attempt_id,
+        simplejson.dumps(answers, use_decimal=True),
+        grade.score,
+        grade.is_passed,
+        in_time,
+        key.key_version,
+        simplejson.dumps(grade.question_results),
+    )
+
+
+def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
+    """Close open attempts with their grades, and publish these. Gives those that were closed.
+
+    Left out is what is closed already, what was graded by a key that is no longer the present one, and what ends after the
+    enrolment was cancelled or revoked. An attempt that is not in time ended when its time did. Lock the enrolments before.
     """
     return conn.execute(
         """
-        WITH closed AS (
-            UPDATE quiz_attempts a
-            SET answers_snapshot = %(answers)s::jsonb, score = %(score)b, is_passed = %(is_passed)b, in_time = %(in_time)b,
-                completed_at = CASE WHEN %(in_time)b THEN now() ELSE least(now(), a.expires_at) END, key_version = q.key_version,
-                pass_threshold_percentage = q.pass_threshold_percentage, question_results = %(question_results)s::jsonb
+        WITH i AS (
+            SELECT * FROM unnest(%b::uuid[], %b::text[], %b::float8[], %b::bool[], %b::bool[], %b::int[], %b::text[])
+                AS i (id, answers, score, is_passed, in_time, key_version, question_results)
+        ), attempt AS (
+            SELECT i.*, a.enrolled_course_version_id AS course_version_id, a.quiz_id, e.inactive_since,
+                CASE WHEN i.in_time THEN now() ELSE least(now(), a.expires_at) END AS completed_at
+            FROM i
+            JOIN quiz_attempts a ON a.id = i.id
+            JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
+        ), answer_key AS (
+            SELECT q.course_version_id, q.quiz_id, q.key_version, q.pass_threshold_percentage
             FROM course_version_quizzes q
-            WHERE a.id = %(id)b AND a.completed_at IS NULL AND q.course_version_id = a.enrolled_course_version_id
-                AND q.quiz_id = a.quiz_id AND q.key_version = %(key_version)s
+            JOIN (SELECT DISTINCT course_version_id, quiz_id FROM attempt) a
+                ON a.course_version_id = q.course_version_id AND a.quiz_id = q.quiz_id
+            ORDER BY q.course_version_id, q.quiz_id FOR KEY SHARE OF q
+        ), closed AS (
+            UPDATE quiz_attempts a
+            SET answers_snapshot = i.answers::jsonb, score = i.score, is_passed = i.is_passed, in_time = i.in_time,
+                completed_at = i.completed_at, key_version = k.key_version, key_course_version_id = k.course_version_id,
+                pass_threshold_percentage = k.pass_threshold_percentage, question_results = i.question_results::jsonb
+            FROM attempt i
+            JOIN answer_key k
+                ON k.course_version_id = i.course_version_id AND k.quiz_id = i.quiz_id AND k.key_version = i.key_version
+            WHERE a.id = i.id AND a.completed_at IS NULL AND (i.inactive_since IS NULL OR i.completed_at <= i.inactive_since)
             RETURNING a.*
+        ), numbered AS (
+            SELECT c.*, row_number() OVER (PARTITION BY user_id, enrolled_course_version_id ORDER BY completed_at, id) AS k
+            FROM closed c
         ), counted AS (
-            UPDATE enrollments e SET sequence = e.sequence + 1
-            FROM closed c WHERE e.user_id = c.user_id AND e.course_version_id = c.enrolled_course_version_id
-            RETURNING e.status, e.sequence
+            UPDATE enrollments e SET sequence = e.sequence + c.attempts
+            FROM (
+                SELECT user_id, enrolled_course_version_id, count(*) AS attempts FROM closed
+                GROUP BY user_id, enrolled_course_version_id
+            ) c
+            WHERE e.user_id = c.user_id AND e.course_version_id = c.enrolled_course_version_id
+            RETURNING e.user_id, e.course_version_id, e.status, e.sequence - c.attempts AS sequence
         ), told AS (
             INSERT INTO outbox (destination, type, occurred_at, data)
-            SELECT 'bus', 'quiz.graded', c.completed_at, jsonb_build_object(
-                'user_id', c.user_id, 'course_version_id', c.enrolled_course_version_id, 'quiz_id', c.quiz_id, 'attempt_id', c.id,
-                'attempt_number', c.attempt_number, 'score', c.score, 'is_passed', c.is_passed, 'status', n.status,
-                'sequence', n.sequence
+            SELECT 'bus', 'quiz.graded', n.completed_at, jsonb_build_object(
+                'user_id', n.user_id, 'course_version_id', n.enrolled_course_version_id, 'quiz_id', n.quiz_id, 'attempt_id', n.id,
+                'attempt_number', n.attempt_number, 'score', n.score, 'is_passed', n.is_passed, 'status', c.status,
+                'sequence', c.sequence + n.k
             )
-            FROM closed c CROSS JOIN counted n
+            FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.enrolled_course_version_id
         )
         SELECT id FROM closed
         """,
-        {
-            "id": attempt_id,
-            "answers": simplejson.dumps(answers, use_decimal=True),
-            "score": grade.score,
-            "is_passed": grade.is_passed,
-            "in_time": in_time,
-            "key_version": key.key_version,
-            "question_results": simplejson.dumps(grade.question_results),
-        },
+        columns(closings, 7),
+        binary=True,
+    )
+
+
+def save(conn: Connection, attempt_id: UUID, answers: Answers) -> Cursor[tuple[UUID]]:
+    """Keep the answers of an open attempt as a draft. No row: it was closed meanwhile, or its time is over."""
+    return conn.execute(
+        """
+        UPDATE quiz_attempts SET answers_snapshot = %s::jsonb
+        WHERE id = %b AND completed_at IS NULL AND (expires_at IS NULL OR now() <= expires_at + %b::interval)
+        RETURNING id
+        """,
+        [simplejson.dumps(answers, use_decimal=True), attempt_id, rules.GRACE],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunOut:
+    """An open attempt whose time is over."""
+
+    id: UUID
+    user_id: UUID
+    course_version_id: UUID
+    quiz_id: UUID
+    saved_answers: str | None
+
+
+def run_out(conn: Connection, limit: int) -> Cursor[RunOut]:
+    """Open attempts whose time and grace are over, those first that ran out first.
+
+    For a cancelled or revoked enrolment only what ran out before is taken, like everything else that is dated later.
+    """
+    return conn.cursor(row_factory=class_row(RunOut)).execute(
+        """
+        SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id,
+            a.answers_snapshot::text AS saved_answers
+        FROM quiz_attempts a
+        JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
+        WHERE a.completed_at IS NULL AND a.expires_at < now() - %b::interval
+            AND (e.inactive_since IS NULL OR a.expires_at <= e.inactive_since)
+        ORDER BY a.expires_at LIMIT %s
+        """,
+        [rules.GRACE, limit],
+    )
+
+
+def grant(
+    conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, body: AllowanceBody, *, actor: str
+) -> Cursor[Allowance]:
+    """Grant a learner more attempts and more time at a quiz, instead of what was granted before; an open attempt gets it too.
+
+    No row: the enrolled course version has no such quiz. Lock the enrolment before.
+    """
+    return conn.cursor(row_factory=class_row(Allowance)).execute(
+        """
+        WITH quiz AS (
+            SELECT e.user_id, e.status, q.course_version_id, q.quiz_id, q.max_attempts, q.time_limit_seconds,
+                q.time_limit_seconds * (1 + %(extra_time_percentage)s / 100.0::float8) AS seconds
+            FROM enrollments e
+            JOIN course_version_quizzes q ON q.course_version_id = e.course_version_id
+            WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b AND q.quiz_id = %(quiz_id)b
+        ), granted AS (
+            INSERT INTO quiz_allowances AS w (user_id, course_version_id, quiz_id, extra_attempts, extra_time_percentage)
+            SELECT user_id, course_version_id, quiz_id, %(extra_attempts)s, %(extra_time_percentage)s FROM quiz
+            ON CONFLICT (user_id, course_version_id, quiz_id) DO UPDATE
+            SET extra_attempts = excluded.extra_attempts, extra_time_percentage = excluded.extra_time_percentage
+            WHERE (w.extra_attempts, w.extra_time_percentage) <> (excluded.extra_attempts, excluded.extra_time_percentage)
+            RETURNING quiz_id
+        ), history AS (
+            INSERT INTO enrollment_history (
+                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+            )
+            SELECT q.user_id, q.course_version_id, 'allowance_changed', q.status, q.status, now(), %(actor)s, %(reason)s,
+                jsonb_build_object(
+                    'quiz_id', q.quiz_id, 'extra_attempts', %(extra_attempts)s::int,
+                    'extra_time_percentage', %(extra_time_percentage)s::int
+                )
+            FROM quiz q JOIN granted g ON g.quiz_id = q.quiz_id
+        ), extended AS (
+            UPDATE quiz_attempts a SET expires_at = a.started_at + make_interval(secs => q.seconds)
+            FROM quiz q
+            WHERE a.user_id = q.user_id AND a.enrolled_course_version_id = q.course_version_id AND a.quiz_id = q.quiz_id
+                AND a.completed_at IS NULL AND a.expires_at IS NOT NULL
+        )
+        SELECT quiz_id, %(extra_attempts)s::int AS extra_attempts, %(extra_time_percentage)s::int AS extra_time_percentage,
+            max_attempts::bigint + %(extra_attempts)s AS max_attempts, seconds AS time_limit_seconds
+        FROM quiz
+        """,
+        {"user_id": user_id, "course_version_id": course_version_id, "quiz_id": quiz_id, "actor": actor} | body.model_dump(),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """What submitting to an attempt is decided on. `same_answers`: whether they are those that it was graded by."""
+    """What is decided on when answers come for an attempt. `same_answers`: whether they are those that it was graded by."""
 
     user_id: UUID
     course_version_id: UUID
@@ -312,6 +461,7 @@ class Sitting:
     completed_at: datetime | None
     in_time: bool | None
     expires_at: datetime | None
+    set_aside_at: datetime | None
     saved_answers: str | None
     same_answers: bool | None
     enrollment_status: str
@@ -324,13 +474,13 @@ class Sitting:
 
 
 def sitting(conn: Connection, attempt_id: UUID, user_id: UUID | None, answers: Answers) -> Cursor[Sitting]:
-    """An attempt about to be submitted to; of `user_id` alone, unless that is None."""
+    """An attempt for which answers have come; of `user_id` alone, unless that is None."""
     return conn.cursor(row_factory=class_row(Sitting)).execute(
         """
         SELECT a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.completed_at, a.in_time, a.expires_at,
-            a.answers_snapshot::text AS saved_answers, a.answers_snapshot = %(answers)s::jsonb AS same_answers,
+            a.set_aside_at, a.answers_snapshot::text AS saved_answers, a.answers_snapshot = %(answers)s::jsonb AS same_answers,
             e.status AS enrollment_status, clock_timestamp() AS now
-        FROM quiz_attempts a
+        FROM all_quiz_attempts a
         JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
         WHERE a.id = %(id)b AND (%(user_id)b::uuid IS NULL OR a.user_id = %(user_id)b)
         """,
@@ -352,11 +502,15 @@ class _Attempt:
     completed_at: datetime | None
     score: float | None
     is_passed: bool | None
+    pass_kept: bool
     pass_threshold_percentage: float | None
+    key_version: int | None
     in_time: bool | None
+    set_aside_at: datetime | None
     answers: dict[str, Any] | None
     question_results: list[dict[str, str]] | None
     keys: list[dict[str, Any]] | None
+    earlier_gradings: list[dict[str, Any]]
 
     def model(self) -> Attempt:
         correct = {key["question_id"]: key["correct"] for key in self.keys or []}
@@ -372,21 +526,28 @@ class _Attempt:
                 )
                 for r in self.question_results
             ]
-        values = {name: getattr(self, name) for name in Attempt.model_fields if name != "questions"}
-        return Attempt(questions=questions, **values)
+        gradings = [EarlierGrading.model_validate(grading) for grading in self.earlier_gradings]
+        values = {name: getattr(self, name) for name in Attempt.model_fields if name not in ("questions", "earlier_gradings")}
+        return Attempt(questions=questions, earlier_gradings=gradings, **values)
 
 
 def attempt(conn: Connection, attempt_id: UUID, user_id: UUID | None) -> Cursor[_Attempt]:
-    """One attempt; of `user_id` alone, unless that is None."""
+    """One attempt, also one that was set aside; of `user_id` alone, unless that is None."""
     return conn.cursor(row_factory=class_row(_Attempt)).execute(
         """
         SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
-        a.expires_at,
-            a.completed_at, a.score, a.is_passed, a.pass_threshold_percentage::float8, a.in_time, a.answers_snapshot AS answers,
-            a.question_results, k.questions AS keys
-        FROM quiz_attempts a
+            a.expires_at, a.completed_at, a.score, a.is_passed, a.pass_kept, a.pass_threshold_percentage::float8, a.key_version,
+            a.in_time, a.set_aside_at, a.answers_snapshot AS answers, a.question_results,
+            k.questions AS keys, (
+                SELECT coalesce(jsonb_agg(jsonb_build_object(
+                    'key_version', g.key_version, 'score', g.score, 'is_passed', g.is_passed,
+                    'replaced_at', rfc3339(g.replaced_at)
+                ) ORDER BY g.id), '[]')
+                FROM quiz_attempt_gradings g WHERE g.attempt_id = a.id
+            ) AS earlier_gradings
+        FROM all_quiz_attempts a
         JOIN course_version_quizzes q ON q.course_version_id = a.enrolled_course_version_id AND q.quiz_id = a.quiz_id
-        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.enrolled_course_version_id
+        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.key_course_version_id
             AND k.quiz_id = a.quiz_id AND k.key_version = a.key_version
         WHERE a.id = %(id)b AND (%(user_id)b::uuid IS NULL OR a.user_id = %(user_id)b)
         """,
@@ -399,12 +560,18 @@ def attempts(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: 
     return conn.cursor(row_factory=class_row(_Attempt)).execute(
         """
         SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
-        a.expires_at,
-            a.completed_at, a.score, a.is_passed, a.pass_threshold_percentage::float8, a.in_time, a.answers_snapshot AS answers,
-            a.question_results, k.questions AS keys
+            a.expires_at, a.completed_at, a.score, a.is_passed, a.pass_kept, a.pass_threshold_percentage::float8, a.key_version,
+            a.in_time, NULL::timestamptz AS set_aside_at, a.answers_snapshot AS answers, a.question_results,
+            k.questions AS keys, (
+                SELECT coalesce(jsonb_agg(jsonb_build_object(
+                    'key_version', g.key_version, 'score', g.score, 'is_passed', g.is_passed,
+                    'replaced_at', rfc3339(g.replaced_at)
+                ) ORDER BY g.id), '[]')
+                FROM quiz_attempt_gradings g WHERE g.attempt_id = a.id
+            ) AS earlier_gradings
         FROM quiz_attempts a
         JOIN course_version_quizzes q ON q.course_version_id = a.enrolled_course_version_id AND q.quiz_id = a.quiz_id
-        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.enrolled_course_version_id
+        LEFT JOIN quiz_answer_keys k ON q.reveal_answers AND k.course_version_id = a.key_course_version_id
             AND k.quiz_id = a.quiz_id AND k.key_version = a.key_version
         WHERE a.user_id = %s AND a.enrolled_course_version_id = %s AND a.quiz_id = %s AND a.attempt_number > %s
         ORDER BY a.attempt_number LIMIT %s

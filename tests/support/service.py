@@ -22,9 +22,9 @@ LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
 ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
 
 FUNCTIONS = {
-    "enrollment": r"/users/[^/]+/enrollments(/[^/]+(/cancel|/revoke|/reinstate)?)?$",
+    "enrollment": r"/users/[^/]+/enrollments(/[^/]+(/cancel|/revoke|/reinstate|/reset|/transfer|/history|/requirements/.+)?)?$",
     "progress": r"/users/[^/]+/enrollments/[^/]+/(lessons/[^/]+/)?progress$",
-    "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/attempts$|/quiz-attempts/",
+    "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/(attempts|allowance)$|/quiz-attempts/|/course-versions/[^/]+/quizzes/",
     "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/",
 }
 

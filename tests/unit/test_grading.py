@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import Invalid
-from shared.quiz.attempts import SubmitBody
+from shared.quiz.attempts import AnswersBody
 from shared.quiz.models import Question, exact_number, fold_text, learner_view
 from shared.quiz.rules import KINDS, check_answers, grade, read_number
 
@@ -416,7 +416,7 @@ def test_answers_of_the_wrong_shape_are_refused_with_their_places(answers: Any, 
 )
 def test_what_can_not_be_stored_is_refused_even_where_unknown_questions_are_ignored(value: Any):
     with pytest.raises(ValidationError, match=r"answers\.other"):
-        SubmitBody(answers={"other": value})
+        AnswersBody(answers={"other": value})
 
 
 def test_written_numbers_are_read_exactly():
