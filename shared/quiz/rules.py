@@ -196,7 +196,9 @@ def grade(questions: Sequence[Question], answers: Answers, pass_threshold_percen
     for question in questions:
         answer, kind = answers.get(question.question_id), KINDS[question.kind]
         earned = kind.points(question, answer) if answer is not None and kind.fits(answer) else ZERO
-        earned_in_all += earned
+        # Adding nothing to a fraction costs as much as adding something, and in a long quiz most answers may be wrong.
+        if earned:
+            earned_in_all += earned
         possible_in_all += question.worth
         results.append(
             {

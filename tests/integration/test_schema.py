@@ -225,6 +225,8 @@ def test_whatever_belongs_to_an_enrolment_refers_to_it_by_its_whole_key(migrated
         "quiz_attempts": ["user_id", "enrolled_course_version_id"],
         "certificates": ["user_id", "course_version_id"],
         "enrollment_history": ["user_id", "course_version_id"],
+        "requirement_waivers": ["user_id", "course_version_id"],
+        "quiz_allowances": ["user_id", "course_version_id"],
     }
     assert {tuple(key["referred"]) for key in keys} == {("user_id", "course_version_id")}
 

@@ -4,7 +4,7 @@ import importlib
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -235,12 +235,12 @@ def quiz(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def at_once(work: list[Callable[[], None]]) -> None:
+def at_once(work: Sequence[Callable[[], object]]) -> None:
     """Do all of it at the same moment, each in a thread with a database connection of its own."""
     barrier = threading.Barrier(len(work))
     errors: list[BaseException] = []
 
-    def run(one: Callable[[], None]) -> None:
+    def run(one: Callable[[], object]) -> None:
         try:
             barrier.wait(timeout=30)
             one()
