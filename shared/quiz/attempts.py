@@ -1,9 +1,10 @@
 """Quiz attempts as they cross a boundary."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic_core import PydanticCustomError
 
 from shared.parsing import Reason, Text, Time
 from shared.quiz.models import storable_answer
@@ -109,13 +110,19 @@ _Extra = Annotated[int, Field(strict=True, ge=0, le=10_000)]
 
 
 class AllowanceBody(BaseModel):
-    """What one learner gets beyond a quiz's limits; it replaces what was granted before."""
+    """What one learner gets beyond a quiz's limits, in place of what was granted before; what is not named is nothing."""
 
     model_config = ConfigDict(extra="forbid")
 
     extra_attempts: _Extra = 0
     extra_time_percentage: _Extra = 0
     reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set & {"extra_attempts", "extra_time_percentage"}:
+            raise PydanticCustomError("allowance", "expected extra_attempts or extra_time_percentage")
+        return self
 
 
 class Allowance(BaseModel):

@@ -57,6 +57,7 @@ def test_no_request_takes_more_than_two_trips_and_reads_and_plain_progress_take_
         f"{base}/certificate",
         "/users/me/certificates",
         f"{base}/quizzes/{quiz_id}/attempts",
+        f"{base}/history",
         "/health",
     ]
     for path in reads:
@@ -78,6 +79,8 @@ def test_no_request_takes_more_than_two_trips_and_reads_and_plain_progress_take_
     submit = f"/quiz-attempts/{cold.json['id']}/submit"
     assert service.http("POST", attempts).status == 200
     assert cost(wire)[0] == 1
+    assert service.http("PUT", f"/quiz-attempts/{cold.json['id']}/answers", {"answers": {"q1": "b"}}).status == 200
+    assert cost(wire) == (2, 4)
     assert service.http("POST", submit, {"answers": {"q1": "a"}}).status == 200
     assert cost(wire) == (2, 6)
     assert service.http("POST", submit, {"answers": {"q1": "a"}}).status == 200
@@ -106,6 +109,15 @@ def test_no_request_takes_more_than_two_trips_and_reads_and_plain_progress_take_
     roster = f"/course-versions/{version['course_version_id']}/enrollments"
     assert service.admin("GET", roster).status == 200
     assert cost(wire)[0] == 1
+    of_learner = f"/users/{LEARNER}/enrollments/{version['course_version_id']}"
+    for method, path, body in [
+        ("PUT", f"{of_learner}/requirements/{lessons[0]}/waiver", {"reason": "e"}),
+        ("DELETE", f"{of_learner}/requirements/{lessons[0]}/waiver", None),
+        ("PUT", f"{of_learner}/quizzes/{quiz_id}/allowance", {"extra_attempts": 1}),
+        ("POST", f"{of_learner}/reset", {"reason": "f"}),
+    ]:
+        assert service.admin(method, path, body).status == 200
+        assert cost(wire)[0] == 1, path
 
 
 def test_refusals_cost_no_more_than_what_is_allowed(service: Service, version: dict[str, Any], wire: Wire):
