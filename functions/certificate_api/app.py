@@ -58,6 +58,8 @@ def _requirement(row: store.Needed) -> Requirement:
     """A row of what a certificate needs, in words."""
     met = row.fulfilled_at is not None
     match row.kind:
+        case "lesson" | "quiz" as kind if row.waived:
+            return Requirement(kind=kind, id=row.id, title=row.title, met=met, detail=f"The {kind} is waived.")
         case "lesson":
             detail = "The lesson is completed." if met else "The lesson is not completed yet."
             return Requirement(kind="lesson", id=row.id, title=row.title, met=met, detail=detail)

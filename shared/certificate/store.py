@@ -47,7 +47,7 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
                     'learner_name', l.name, 'locale', l.locale, 'course_title', v.title, 'version', v.version,
                     'issuer_name', v.issuer_name, 'completed_at', rfc3339(e.completed_at), 'score', (
                         SELECT avg(best.score) FROM (
-                            SELECT max(a.score) AS score FROM course_version_quizzes q
+                            SELECT max(a.score) FILTER (WHERE a.is_passed) AS score FROM course_version_quizzes q
                             LEFT JOIN quiz_attempts a ON a.user_id = e.user_id AND a.quiz_id = q.quiz_id
                                 AND a.enrolled_course_version_id = e.course_version_id
                             WHERE q.course_version_id = e.course_version_id AND q.required
@@ -188,6 +188,7 @@ class Needed:
     id: UUID | None
     title: str
     fulfilled_at: datetime | None
+    waived: bool
 
 
 def requirements(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[Needed]:
@@ -197,17 +198,19 @@ def requirements(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cu
     """
     return conn.cursor(row_factory=class_row(Needed)).execute(
         """
-        SELECT kind, id, title, fulfilled_at FROM (
-            SELECT 0 AS rank, 0 AS position, e.status AS kind, NULL::uuid AS id, v.title, e.completed_at AS fulfilled_at
+        SELECT kind, id, title, fulfilled_at, waived FROM (
+            SELECT 0 AS rank, 0 AS position, e.status AS kind, NULL::uuid AS id, v.title, e.completed_at AS fulfilled_at,
+                FALSE AS waived
             FROM enrollments e JOIN course_versions v ON v.course_version_id = e.course_version_id
             WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b
             UNION ALL
-            SELECT CASE i.kind WHEN 'lesson' THEN 1 ELSE 2 END, i.position, i.kind, i.id, i.title, i.fulfilled_at
+            SELECT CASE i.kind WHEN 'lesson' THEN 1 ELSE 2 END, i.position, i.kind, i.id, i.title, i.fulfilled_at,
+                i.waived_at IS NOT NULL
             FROM enrollment_items i
             WHERE i.user_id = %(user_id)b AND i.course_version_id = %(course_version_id)b AND i.required
             UNION ALL
             SELECT 3, 0, CASE WHEN v.certificate_enabled THEN 'learner_name' ELSE 'disabled' END, NULL, '',
-                CASE WHEN l.name IS NOT NULL THEN now() END
+                CASE WHEN l.name IS NOT NULL THEN now() END, FALSE
             FROM enrollments e
             JOIN course_versions v ON v.course_version_id = e.course_version_id
             LEFT JOIN learners l ON l.user_id = e.user_id
