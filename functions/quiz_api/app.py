@@ -259,7 +259,7 @@ def grant(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID, body: An
 )
 def regrade(course_version_id: UUID, quiz_id: UUID, body: Annotated[RegradeBody, Body()]) -> Response[str]:
     actor = str(http.caller(app).user_id)
-    reason = body.reason or "The attempts were graded again."
+    reason = body.reason or "The answer key of a quiz was corrected."
     until = time.monotonic() + REGRADE_SECONDS
     job = requested = db.run(lambda conn: regrades.request(conn, course_version_id, quiz_id, body, actor, reason)).fetchone()
     if requested is None:

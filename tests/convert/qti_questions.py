@@ -239,31 +239,33 @@ def _other_spelling(text: str, taken: Collection[str]) -> str | None:
 _COMPARISONS = ("match", "equal", "member", "contains", "delete", "stringMatch")
 
 
-def _values(item: Item, declaration: Declaration, offer: Offer) -> list[str]:
-    """The values of which a response consists. Those that the item doesn't name are alike to it, so a few stand for all."""
+def _values(item: Item, declaration: Declaration, offer: Offer, *, wide: bool) -> list[str]:
+    """The values of which a response consists. Those that the item doesn't name are alike to it, so a few stand for all.
+
+    `wide`: enough of them to tell whether a rule that treats them unlike gives the same points.
+    """
     if declaration.base_type == "boolean":
         return ["true", "false"]
+    several = declaration.cardinality != "single"
+    named = _mentioned(item, declaration)
+    known = [value for value in named if value in offer.choices] if offer.choices else named
+    pairs = declaration.base_type in ("pair", "directedPair")
+    rest = [value for value in offer.choices if value not in known]
+    if not offer.choices:
+        rest = ["other-1 other-2", "other-3 other-4"] if pairs else ["other-1", "other-2"]
     rules = [element for section in item.sections for element in section.iter()]
     crossed = any(
         len({inner.get("identifier") for inner in rule.iter("variable")} & item.responses.keys()) > 1
         for rule in rules
         if rule.tag in _COMPARISONS
     )
-    named = _mentioned(item, declaration)
-    several = declaration.cardinality != "single"
-    if not offer.choices:
-        pairs = declaration.base_type in ("pair", "directedPair")
-        others = ["other-1 other-2", "other-3 other-4"] if pairs else ["other-1", "other-2"]
-        return named + (others if several or crossed else others[:1])
-    known = [value for value in named if value in offer.choices]
-    rest = [value for value in offer.choices if value not in known]
-    # How many are chosen is the one thing that can make them differ, and whether the same is chosen elsewhere.
-    if crossed or any(rule.tag == "containerSize" for rule in rules):
+    # Only their number, or whether the same is chosen elsewhere, can make a difference between them.
+    if crossed or any(rule.tag == "containerSize" for rule in rules) or (wide and not several):
         return known + rest
-    return known + rest[: max(2, 10 - len(known)) if several else 1]
+    return known + rest[: (max(2, 10 - len(known)) if wide else 2) if several else 1]
 
 
-def _domain(item: Item, declaration: Declaration, offer: Offer) -> list[Given]:
+def _domain(item: Item, declaration: Declaration, offer: Offer, *, wide: bool) -> list[Given]:
     """All responses of one variable that may make a difference, no response first."""
     compared = item.compared[declaration.name]
     match declaration.base_type, declaration.cardinality:
@@ -272,7 +274,7 @@ def _domain(item: Item, declaration: Declaration, offer: Offer) -> list[Given]:
         case ("integer" | "float") as base_type, "single":
             return [(), *((figure,) for figure in _figures(base_type, [x for x in compared if isinstance(x, Fraction)]))]
         case (("identifier" | "boolean" | "pair" | "directedPair"), cardinality):
-            values = _values(item, declaration, offer)
+            values = _values(item, declaration, offer, wide=wide)
             if cardinality == "single":
                 # A radio button that is set from the start can't be unset.
                 empty = [()] if declaration.element.find("defaultValue/value") is None else []
@@ -304,22 +306,26 @@ def _figures(base_type: str, compared: Collection[Fraction]) -> list[Fraction]:
 
 
 def _table(
-    item: Item, names: Sequence[str], offers: Mapping[str, Offer]
+    item: Item, offers: Mapping[str, Offer], others: Givens, *, wide: bool
 ) -> tuple[list[list[Given]], dict[tuple[Given, ...], Fraction]]:
-    """The SCORE for all combinations of responses that may make a difference.
+    """The SCORE for all responses that may make a difference, in the order of the offers, while the others are as given.
 
     What a typed response is compared with shows while scoring, so this goes on until nothing new does.
     """
     while True:
-        before = [(len(item.compared[name]), len(item.compared_folded[name])) for name in names]
-        domains = [_domain(item, item.responses[name], offers[name]) for name in names]
+        before = _seen(item, offers)
+        domains = [_domain(item, item.responses[name], offer, wide=wide) for name, offer in offers.items()]
         if math.prod(map(len, domains)) > TRIED:
-            raise Unfit(f"{', '.join(names)} can be answered in more than {TRIED} ways")
+            raise Unfit(f"{', '.join(offers)} can be answered in more than {TRIED} ways")
         scores = {
-            combination: item.score(dict(zip(names, combination, strict=True))) for combination in itertools.product(*domains)
+            givens: item.score({**others, **dict(zip(offers, givens, strict=True))}) for givens in itertools.product(*domains)
         }
-        if before == [(len(item.compared[name]), len(item.compared_folded[name])) for name in names]:
+        if before == _seen(item, offers):
             return domains, scores
+
+
+def _seen(item: Item, names: Iterable[str]) -> list[int]:
+    return [len(item.compared[name]) + len(item.compared_folded[name]) for name in names]
 
 
 # From scores to questions
@@ -347,7 +353,7 @@ def _convert(item: Item) -> Quiz:
     names = [name for name in item.responses if name in used]
     interactions = {element.get("responseIdentifier"): element for element in item.root.iter()}
     offers = {name: _offer(item.responses[name], interactions.get(name)) for name in names}
-    domains, scores = _table(item, names, offers)
+    domains, scores = _table(item, offers, {}, wide=False)
     if len(set(scores.values())) == 1:
         (score,) = set(scores.values())
         raise Unfit(f"SCORE is {_figure(score)} whatever the response is")
@@ -355,16 +361,13 @@ def _convert(item: Item) -> Quiz:
     base = _base(domains, scores)
     if scores[base]:
         raise Unfit(f"giving no answer earns {_figure(scores[base])}")
+    others = dict(zip(names, base, strict=True))
     parts: list[Part] = []
     for group in _groups(domains, scores, base):
-        alone: dict[tuple[Given, ...], Fraction] = {}
-        for chosen in itertools.product(*(domains[i] for i in group)):
-            whole = [*base]
-            for i, given in zip(group, chosen, strict=True):
-                whole[i] = given
-            alone[chosen] = scores[tuple(whole)]
+        chosen = {names[i]: offers[names[i]] for i in group}
+        _, alone = _table(item, chosen, others, wide=True)
         if any(alone.values()):
-            parts.append(_part(item, [names[i] for i in group], offers, interactions, alone))
+            parts.append(_part(item, chosen, interactions, alone))
     return Quiz(item, parts)
 
 
@@ -398,11 +401,11 @@ def _with(given: tuple[Given, ...], i: int, base: tuple[Given, ...]) -> tuple[Gi
 
 def _part(
     item: Item,
-    names: Sequence[str],
     offers: Mapping[str, Offer],
     interactions: Mapping[str | None, Element],
     scores: Mapping[tuple[Given, ...], Fraction],
 ) -> Part:
+    names = [*offers]
     top = max(scores.values())
     if top <= 0:
         raise Unfit(f"{' and '.join(names)} can only lose points")
@@ -614,6 +617,8 @@ def _rules(about: _About, scores: Mapping[tuple[str, ...], Fraction]) -> Iterabl
     listed = {value: text for name in about.names for value, text in _listed(about, name).items()}
     choices = {"choices": [{"id": value, "text": text} for value, text in listed.items()]}
     best = min((chosen for chosen, points in scores.items() if points == top), key=len)
+    if not listed.keys() >= {*best}:
+        raise Unfit("a choice that the item doesn't list earns points")
     key = frozenset(best)
     declaration = about.item.responses[about.names[0]]
     single = len(about.names) == 1 and declaration.cardinality == "single"
