@@ -219,7 +219,8 @@ def corrections(conn: Connection, found: Sequence[Correction]) -> Cursor[tuple[U
             WHERE q.course_version_id = p.course_version_id AND q.quiz_id = p.quiz_id AND p.is_new
         ), regrades AS (
             INSERT INTO quiz_regrades (course_version_id, quiz_id, dry_run, take_away, actor, reason)
-            SELECT course_version_id, quiz_id, FALSE, FALSE, actor, 'The answer key of a quiz was corrected.' FROM present WHERE is_new
+            SELECT course_version_id, quiz_id, FALSE, FALSE, actor, 'The answer key of a quiz was corrected.'
+            FROM present WHERE is_new
         )
         SELECT course_version_id, quiz_id FROM i EXCEPT SELECT course_version_id, quiz_id FROM present
         """,

@@ -143,7 +143,8 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                 ON s.course_version_id = q.course_version_id AND s.quiz_id = q.quiz_id
             ORDER BY q.course_version_id, q.quiz_id FOR KEY SHARE OF q
         ), judged AS (
-            SELECT s.*, e.status,
+            -- Without the two large columns, which would be carried through every step that follows.
+            SELECT s.n, s.id, s.user_id, s.course_version_id, s.quiz_id, s.completed_at, s.score, s.is_passed, e.status,
                 CASE
                     WHEN a.id IS NOT NULL THEN
                         CASE WHEN a.user_id = s.user_id AND a.enrolled_course_version_id = s.course_version_id
@@ -170,9 +171,10 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                 id, user_id, quiz_id, enrolled_course_version_id, attempt_number, score, is_passed, started_at, completed_at,
                 answers_snapshot, in_time, key_version, key_course_version_id, pass_threshold_percentage, question_results
             )
-            SELECT id, user_id, quiz_id, course_version_id, attempt_number, score, is_passed, started_at, completed_at,
-                answers::jsonb, TRUE, key_version, course_version_id, pass_threshold_percentage, question_results::jsonb
-            FROM numbered
+            SELECT s.id, s.user_id, s.quiz_id, s.course_version_id, n.attempt_number, s.score, s.is_passed, s.started_at,
+                s.completed_at, s.answers::jsonb, TRUE, s.key_version, s.course_version_id, s.pass_threshold_percentage,
+                s.question_results::jsonb
+            FROM numbered n JOIN submission s ON s.n = n.n
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + c.attempts
             FROM (SELECT user_id, course_version_id, count(*) AS attempts FROM numbered GROUP BY user_id, course_version_id) c
