@@ -136,6 +136,8 @@ CREATE TABLE quiz_regrades (
     attempts bigint NOT NULL DEFAULT 0,
     attempts_changed bigint NOT NULL DEFAULT 0,
     completed_at timestamptz,
+    -- Once all transactions before this one have ended, no attempt can appear any more that was graded before the correction.
+    horizon xid8,
     -- Whoever works on it keeps others off until then.
     leased_until timestamptz NOT NULL DEFAULT now(),
     FOREIGN KEY (course_version_id, quiz_id) REFERENCES course_version_quizzes

@@ -102,6 +102,8 @@ def _correct(
                 continue
             key = before = row.key()
             for n, event in corrections[quiz]:
+                # By a key that someone else corrected meanwhile it may come out otherwise than before.
+                refused.pop(n, None)
                 try:
                     key = rules.corrected(key, event.data, taken_as(event.time, now))
                 except Invalid as error:

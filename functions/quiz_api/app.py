@@ -57,7 +57,6 @@ def start(
 ) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
     quiz = (course_version_id, quiz_id)
-    stale: list[store.QuizId] = []
     # A standing that another request changed between reading and writing is read and judged again.
     for _ in range(10):
         row = db.run(lambda conn: store.standing(conn, learner, *quiz)).fetchone()
@@ -67,7 +66,7 @@ def start(
         if not standing.quiz_is_known:
             raise QuizNotFound
         rules.check_active(standing.status)
-        key = store.answer_keys([quiz], stale=stale)[quiz]
+        key = store.answer_key(quiz, standing.key_version)
         if standing.open and not rules.is_late(standing.open.expires_at, standing.now):
             return _started(standing.open, key, 200)
         number = rules.next_attempt(standing)
@@ -86,7 +85,6 @@ def start(
         started = db.run(write).fetchone()
         if started:
             return _started(started, key, 201)
-        stale = [quiz]
     raise Unavailable
 
 
@@ -113,14 +111,13 @@ def _started(attempt: rules.OpenAttempt, key: store.AnswerKey, status: int) -> R
 )
 def submit(attempt_id: UUID, body: Annotated[AnswersBody, Body()]) -> Response[str]:
     owner = _owner()
-    stale: list[store.QuizId] = []
     for _ in range(10):
         sitting, attempt = _sitting(attempt_id, owner, body)
         if sitting.completed_at:
             if sitting.in_time and not sitting.same_answers:
                 raise AttemptClosed
             return _reply(attempt)
-        key = _check_open(sitting, body, stale)
+        key = _check_open(sitting, body)
         in_time = not rules.is_late(sitting.expires_at, sitting.now)
         answers = body.answers if in_time else store.loads_answers(sitting.saved_answers)
         closing = store.closing(attempt_id, answers, key, in_time=in_time)
@@ -137,7 +134,6 @@ def submit(attempt_id: UUID, body: Annotated[AnswersBody, Body()]) -> Response[s
             count("QuizzesGraded")
             return _reply(attempt)
         # Someone else closed it meanwhile, or its answer key was corrected.
-        stale = [sitting.quiz]
     raise Unavailable
 
 
@@ -154,7 +150,7 @@ def save(attempt_id: UUID, body: Annotated[AnswersBody, Body()]) -> Response[str
         sitting, _attempt = _sitting(attempt_id, owner, body)
         if sitting.completed_at:
             raise AttemptClosed("The attempt is graded already.")
-        _check_open(sitting, body, [])
+        _check_open(sitting, body)
         if rules.is_late(sitting.expires_at, sitting.now):
             raise AttemptExpired
         saved, attempt = db.run(lambda conn: (store.save(conn, attempt_id, body.answers), store.attempt(conn, attempt_id, owner)))
@@ -174,12 +170,12 @@ def _sitting(attempt_id: UUID, owner: UUID | None, body: AnswersBody) -> tuple[s
     return sitting, attempt
 
 
-def _check_open(sitting: store.Sitting, body: AnswersBody, stale: list[store.QuizId]) -> store.AnswerKey:
+def _check_open(sitting: store.Sitting, body: AnswersBody) -> store.AnswerKey:
     """Let answers pass that fit the questions of an attempt that is open; gives its answer key."""
     if sitting.set_aside_at:
         raise AttemptSetAside
     rules.check_active(sitting.enrollment_status)
-    key = store.answer_keys([sitting.quiz], stale=stale)[sitting.quiz]
+    key = store.answer_key(sitting.quiz, sitting.key_version)
     rules.check_answers(key.questions, body.answers, unknown_questions="refuse")
     return key
 
@@ -266,7 +262,7 @@ def regrade(course_version_id: UUID, quiz_id: UUID, body: Annotated[RegradeBody,
         raise QuizNotFound
     while job and time.monotonic() < until:
         job = service.regrade(job)
-    answer = _regrade(course_version_id, quiz_id, requested.id, 100, None, 202 if job else 200)
+    answer = _regrade(course_version_id, quiz_id, requested.id, 100, None)
     answer.headers["Location"] = f"/course-versions/{course_version_id}/quizzes/{quiz_id}/regrades/{requested.id}"
     return answer
 
@@ -281,12 +277,12 @@ def regrade(course_version_id: UUID, quiz_id: UUID, body: Annotated[RegradeBody,
 def read_regrade(
     course_version_id: UUID, quiz_id: UUID, regrade_id: UUID, limit: http.Limit = 50, cursor: http.Cursor = None
 ) -> Response[str]:
-    return _regrade(course_version_id, quiz_id, regrade_id, limit, cursor, 200)
+    answer = _regrade(course_version_id, quiz_id, regrade_id, limit, cursor)
+    answer.status_code = 200
+    return answer
 
 
-def _regrade(
-    course_version_id: UUID, quiz_id: UUID, regrade_id: UUID, limit: int, cursor: str | None, status: int
-) -> Response[str]:
+def _regrade(course_version_id: UUID, quiz_id: UUID, regrade_id: UUID, limit: int, cursor: str | None) -> Response[str]:
     where = f"regrade {regrade_id}"
     after = http.decode_cursor(cursor, where, UUID, UUID)
     found, learners = db.run(
@@ -301,7 +297,7 @@ def _regrade(
     rows = learners.fetchall()
     last = rows[limit - 1] if len(rows) > limit else None
     more = http.encode_cursor(where, last.user_id, last.course_version_id) if last else None
-    return http.reply(report.model(rows[:limit], more), status)
+    return http.reply(report.model(rows[:limit], more), 200 if report.completed_at else 202)
 
 
 def _owner() -> UUID | None:

@@ -26,7 +26,9 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
     stale: set[store.QuizId] = set()
     for _ in range(10):
         submissions: dict[int, store.Submission] = {}
+        again: dict[int, messages.Event[QuizSubmitted]] = {}
         keys = store.answer_keys({_quiz(event.data) for event in pending.values()}, stale=stale)
+        read_anew, stale = stale, set()
         refused |= _unknown({n: event for n, event in pending.items() if _quiz(event.data) not in keys})
         for n, event in pending.items():
             if n in refused:
@@ -34,7 +36,12 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
             try:
                 submission = _graded(event, keys[_quiz(event.data)], now)
             except ServiceError as error:
-                refused[n] = error
+                if _quiz(event.data) in read_anew:
+                    refused[n] = error
+                else:
+                    # The key that is in memory may have been corrected since.
+                    again[n] = event
+                    stale.add(_quiz(event.data))
                 continue
             # The same attempt twice in one batch: the first one counts, as if they had come one after the other.
             earlier = first.setdefault(event.data.attempt_id, event.data)
@@ -44,7 +51,6 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
                 refused[n] = AttemptIdTaken()
         numbers = list(submissions)
         outcomes = db.run(lambda conn: store.record(conn, list(submissions.values()))).fetchall() if submissions else []
-        stale, again = set(), {}
         for outcome in outcomes:
             n = numbers[outcome.n]
             if outcome.outcome == "stale_key":

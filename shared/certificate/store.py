@@ -232,14 +232,16 @@ def revoke(
 ) -> None:
     """Revoke a certificate, named by its uid or by its enrolment if that is revoked, and publish it.
 
-    One that is revoked already keeps its first reason.
+    One that was revoked before keeps its first reason, unless that was only that the completion had been taken back.
     """
     conn.execute(
         """
         WITH revoked AS (
-            UPDATE certificates c SET revoked_at = now(), revocation_reason = %(reason)s, revoked_by = %(actor)s
+            UPDATE certificates c
+            SET revoked_at = now(), revocation_reason = %(reason)s, revoked_by = %(actor)s, completion_withdrawn = FALSE
             FROM enrollments e
-            WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id AND c.revoked_at IS NULL AND (
+            WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+                AND (c.revoked_at IS NULL OR c.completion_withdrawn) AND (
                 c.certificate_uid = %(uid)s OR c.user_id = %(user_id)b::uuid AND c.course_version_id = %(course_version_id)b::uuid
                 AND e.status = 'revoked_by_admin'
             )

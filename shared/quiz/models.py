@@ -65,7 +65,7 @@ def exact_number(value: object) -> Decimal:
         raise refused("expected a finite number")
     if not number:
         return Decimal(0)
-    if len(number.as_tuple().digits) > MAX_NUMBER_DIGITS or abs(number.adjusted()) > MAX_NUMBER_DIGITS:
+    if len(number.as_tuple().digits) > MAX_NUMBER_DIGITS or not -MAX_NUMBER_DIGITS <= number.adjusted() < MAX_NUMBER_DIGITS:
         raise refused(
             f"expected a number of at most {MAX_NUMBER_DIGITS} digits, between 1e-{MAX_NUMBER_DIGITS} and 1e{MAX_NUMBER_DIGITS}"
         )

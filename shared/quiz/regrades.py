@@ -50,10 +50,15 @@ def request(conn: Connection, course_version_id: UUID, quiz_id: UUID, body: Regr
 
 
 def lease(conn: Connection) -> Cursor[Job]:
-    """The unfinished regrade that nobody works on and that has waited longest, if there is one."""
+    """The unfinished regrade that nobody works on and that has waited longest, if there is one.
+
+    This is the first look at it since its correction was committed. A transaction that began before may still store an
+    attempt graded by the older key; all those have ended once the horizon that is noted down here is passed.
+    """
     return conn.cursor(row_factory=class_row(Job)).execute(
         """
-        UPDATE quiz_regrades SET leased_until = now() + make_interval(secs => %s)
+        UPDATE quiz_regrades
+        SET leased_until = now() + make_interval(secs => %s), horizon = coalesce(horizon, pg_snapshot_xmax(pg_current_snapshot()))
         WHERE id = (
             SELECT id FROM quiz_regrades WHERE completed_at IS NULL AND leased_until <= now()
             ORDER BY leased_until, id LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -148,14 +153,12 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
         """
         WITH job AS (
             SELECT j.* FROM quiz_regrades j
+            JOIN course_version_quizzes q
+                ON q.course_version_id = j.course_version_id AND q.quiz_id = j.quiz_id AND q.key_version = %(key_version)s
             WHERE j.id = %(id)b AND j.completed_at IS NULL
                 AND (j.after_user_id, j.after_course_version_id)
                     IS NOT DISTINCT FROM (%(after_user_id)b::uuid, %(after_course_version_id)b::uuid)
             FOR UPDATE OF j
-        ), answer_key AS (
-            SELECT q.key_version FROM course_version_quizzes q
-            WHERE q.course_version_id = %(course_version_id)b AND q.quiz_id = %(quiz_id)b AND q.key_version = %(key_version)s
-            FOR KEY SHARE OF q
         ), attempt AS (
             SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.attempt_number, a.completed_at,
                 a.score AS previous_score, a.is_passed AS was_passed, a.pass_kept AS was_kept,
@@ -168,7 +171,7 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
                 %(passed)b::bool[], %(results)b::text[]
             ) AS r (id, seen_key_version, seen_pass_kept, score, is_passed, question_results)
             JOIN quiz_attempts a ON a.id = r.id AND a.key_version = r.seen_key_version AND a.pass_kept = r.seen_pass_kept
-            CROSS JOIN job j CROSS JOIN answer_key
+            CROSS JOIN job j
         ), changed AS (
             SELECT * FROM attempt
             WHERE (previous_score, was_passed, was_kept, previous_results) <> (score, is_passed, pass_kept, question_results)
@@ -252,7 +255,7 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
             attempts = r.attempts + (SELECT count(*) FROM attempt),
             attempts_changed = r.attempts_changed + (SELECT count(*) FROM changed),
             leased_until = now() + make_interval(secs => %(lease)s)
-        FROM job j CROSS JOIN answer_key WHERE r.id = j.id
+        FROM job j WHERE r.id = j.id
         RETURNING r.id
         """,
         {
@@ -281,19 +284,34 @@ def take_completion_back(
 ) -> None:
     """Make enrolments active again, and revoke their certificates, where this quiz is required and no longer passed; publish it.
 
-    One that was revoked merely forgets that it had been completed. Lock the enrolments before.
+    One that was revoked merely forgets that it had been completed, and one that another attempt fulfils was completed when that
+    one did. Lock the enrolments before.
     """
     conn.execute(
         """
-        WITH lost AS (
-            SELECT e.user_id, e.course_version_id, e.status AS from_status, c.id AS certificate_id
+        WITH completed AS (
+            SELECT e.user_id, e.course_version_id, e.status, i.is_lost, i.fulfilled_at
             FROM unnest(%(user_ids)b::uuid[], %(course_version_ids)b::uuid[]) AS k (user_id, course_version_id)
             JOIN enrollments e ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
-            JOIN enrollment_items i ON i.user_id = e.user_id AND i.course_version_id = e.course_version_id
-                AND i.id = %(quiz_id)b AND i.required AND i.fulfilled_at IS NULL
+            CROSS JOIN LATERAL (
+                SELECT bool_or(id = %(quiz_id)b AND fulfilled_at IS NULL) AS is_lost,
+                    CASE WHEN bool_and(fulfilled_at IS NOT NULL) THEN max(fulfilled_at) END AS fulfilled_at
+                FROM enrollment_items
+                WHERE user_id = k.user_id AND course_version_id = k.course_version_id AND required
+            ) i
+            WHERE e.completed_at IS NOT NULL
+        ), later AS (
+            UPDATE enrollments e
+            SET completed_at = k.fulfilled_at,
+                status_changed_at = CASE e.status WHEN 'completed' THEN k.fulfilled_at ELSE e.status_changed_at END
+            FROM completed k
+            WHERE e.user_id = k.user_id AND e.course_version_id = k.course_version_id AND e.completed_at < k.fulfilled_at
+        ), lost AS (
+            SELECT e.user_id, e.course_version_id, e.status AS from_status, c.id AS certificate_id
+            FROM completed e
             LEFT JOIN certificates c
                 ON c.user_id = e.user_id AND c.course_version_id = e.course_version_id AND c.revoked_at IS NULL
-            WHERE e.completed_at IS NOT NULL
+            WHERE e.is_lost
         ), reopened AS (
             UPDATE enrollments e
             SET completed_at = NULL, status = CASE e.status WHEN 'completed' THEN 'active' ELSE e.status END,
@@ -339,22 +357,33 @@ def take_completion_back(
 
 
 def finish(conn: Connection, job: Job, key_version: int) -> Cursor[tuple[bool]]:
-    """Complete a regrade that came to the end of the learners, and tell so; if attempts are left, it starts from the first one.
+    """Complete a regrade that came to the end of the learners, unless attempts are left or may still appear.
 
-    An attempt is left if it was carried over from another enrolment at the moment at which its learner's turn was.
+    Some are left if they were carried over from another enrolment at the moment at which their learner's turn was, or if another
+    regrade then kept a pass which this one takes away: it starts from the first learner again. Gives whether it does.
     """
     return conn.execute(
         """
-        UPDATE quiz_regrades
-        SET after_user_id = NULL, after_course_version_id = NULL, completed_at = CASE WHEN dry_run OR NOT EXISTS (
-            SELECT FROM quiz_attempts a
-            WHERE a.key_course_version_id = %s AND a.quiz_id = %s AND a.completed_at IS NOT NULL AND a.key_version < %s
-        ) THEN now() END
-        WHERE id = %s AND completed_at IS NULL
-            AND (after_user_id, after_course_version_id) IS NOT DISTINCT FROM (%b::uuid, %b::uuid)
-        RETURNING completed_at IS NOT NULL
+        WITH state AS (
+            SELECT r.id,
+                r.dry_run OR r.horizon IS NULL OR pg_snapshot_xmin(pg_current_snapshot()) >= r.horizon AS is_past_horizon,
+                NOT r.dry_run AND EXISTS (
+                    SELECT FROM quiz_attempts a
+                    WHERE a.key_course_version_id = r.course_version_id AND a.quiz_id = r.quiz_id AND a.completed_at IS NOT NULL
+                        AND (a.key_version < %s OR r.take_away AND a.pass_kept)
+                ) AS has_some_left
+            FROM quiz_regrades r WHERE r.id = %s
+        )
+        UPDATE quiz_regrades r
+        SET after_user_id = NULL, after_course_version_id = NULL,
+            completed_at = CASE WHEN s.is_past_horizon AND NOT s.has_some_left THEN now() END,
+            leased_until = CASE WHEN s.has_some_left THEN r.leased_until ELSE now() + interval '1 second' END
+        FROM state s
+        WHERE r.id = s.id AND r.completed_at IS NULL
+            AND (r.after_user_id, r.after_course_version_id) IS NOT DISTINCT FROM (%b::uuid, %b::uuid)
+        RETURNING s.has_some_left
         """,
-        [job.course_version_id, job.quiz_id, key_version, job.id, job.after_user_id, job.after_course_version_id],
+        [key_version, job.id, job.after_user_id, job.after_course_version_id],
     )
 
 

@@ -261,6 +261,7 @@ class Standing:
 
     status: str
     quiz_is_known: bool
+    key_version: int
     max_attempts: int | None
     retry_delay_seconds: int | None
     attempts: int

@@ -16,14 +16,14 @@ _QUESTIONS = 50_000
 
 
 def regrade(job: regrades.Job) -> regrades.Job | None:
-    """Take the next step of a regrade; gives the regrade as it stands then, None once it is completed."""
+    """Take the next step of a regrade; gives the regrade as it stands then, None once there is nothing to be done for now."""
     quiz = (job.course_version_id, job.quiz_id)
     key = store.answer_keys([quiz], stale=[quiz])[quiz]
     learners = max(1, min(_LEARNERS, _QUESTIONS // len(key.questions)))
     attempts = db.run(lambda conn: regrades.due(conn, job, key.key_version, learners)).fetchall()
     if not attempts:
-        db.run(lambda conn: regrades.finish(conn, job, key.key_version))
-        return db.run(lambda conn: regrades.unfinished(conn, job.id)).fetchone()
+        again = db.run(lambda conn: regrades.finish(conn, job, key.key_version)).fetchone()
+        return replace(job, after_user_id=None, after_course_version_id=None) if again and again[0] else None
     regraded: list[regrades.Regraded] = []
     gained: set[tuple[UUID, UUID]] = set()
     lost: set[tuple[UUID, UUID]] = set()

@@ -59,6 +59,12 @@ def answer_keys(quizzes: Collection[QuizId], *, stale: Collection[QuizId] = ()) 
     return found
 
 
+def answer_key(quiz: QuizId, key_version: int) -> AnswerKey:
+    """The answer key of a quiz that has one, read again if what is in memory is not of this version."""
+    key = answer_keys([quiz])[quiz]
+    return key if key.key_version == key_version else answer_keys([quiz], stale=[quiz])[quiz]
+
+
 def _read_keys(conn: Connection, quizzes: Sequence[QuizId]) -> Cursor[tuple[UUID, UUID, int, Decimal, str]]:
     return conn.execute(
         """
@@ -113,11 +119,7 @@ class Outcome:
 
 
 def record(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome]:
-    """Take graded attempts, completing the enrolments that they complete: three statements for any number of attempts.
-
-    What is stored shares a key lock on its quiz, which a correction of the answer key waits for: once that is there, no
-    attempt comes after it that was graded by an older key.
-    """
+    """Take graded attempts, completing the enrolments that they complete: three statements for any number of attempts."""
     keys = {(s.user_id, s.course_version_id) for s in submissions}
     db.lock_enrollments(conn, keys)
     outcomes = _take(conn, submissions)
@@ -136,12 +138,6 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                 id, user_id, course_version_id, quiz_id, answers, started_at, completed_at, key_version,
                 pass_threshold_percentage, score, is_passed, question_results, n
             )
-        ), answer_key AS (
-            SELECT q.course_version_id, q.quiz_id, q.key_version
-            FROM course_version_quizzes q
-            JOIN (SELECT DISTINCT course_version_id, quiz_id FROM submission) s
-                ON s.course_version_id = q.course_version_id AND s.quiz_id = q.quiz_id
-            ORDER BY q.course_version_id, q.quiz_id FOR KEY SHARE OF q
         ), judged AS (
             -- Without the two large columns, which would be carried through every step that follows.
             SELECT s.n, s.id, s.user_id, s.course_version_id, s.quiz_id, s.completed_at, s.score, s.is_passed, e.status,
@@ -153,10 +149,10 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                     WHEN e.user_id IS NULL THEN 'enrollment_not_found'
                     WHEN s.completed_at < e.reset_at THEN 'unchanged'
                     WHEN s.completed_at > e.inactive_since THEN 'enrollment_inactive'
-                    WHEN k.key_version <> s.key_version THEN 'stale_key'
+                    WHEN q.key_version <> s.key_version THEN 'stale_key'
                 END AS outcome
             FROM submission s
-            JOIN answer_key k ON k.course_version_id = s.course_version_id AND k.quiz_id = s.quiz_id
+            JOIN course_version_quizzes q ON q.course_version_id = s.course_version_id AND q.quiz_id = s.quiz_id
             LEFT JOIN enrollments e ON e.user_id = s.user_id AND e.course_version_id = s.course_version_id
             LEFT JOIN all_quiz_attempts a ON a.id = s.id
         ), numbered AS (
@@ -202,6 +198,7 @@ class _Standing:
 
     status: str
     quiz_is_known: bool
+    key_version: int
     max_attempts: int | None
     retry_delay_seconds: int | None
     attempts: int
@@ -226,7 +223,7 @@ def standing(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: 
     """What decides whether an attempt may be started: no row if there is no such enrolment."""
     return conn.cursor(row_factory=class_row(_Standing)).execute(
         """
-        SELECT e.status, q.quiz_id IS NOT NULL AS quiz_is_known,
+        SELECT e.status, q.quiz_id IS NOT NULL AS quiz_is_known, q.key_version,
             q.max_attempts::bigint + coalesce(w.extra_attempts, 0) AS max_attempts,
             q.retry_delay_seconds, a.attempts, a.last_number,
             a.last_completed_at, clock_timestamp() AS now, o.id AS open_id, o.attempt_number AS open_number,
@@ -322,20 +319,14 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
             FROM i
             JOIN quiz_attempts a ON a.id = i.id
             JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
-        ), answer_key AS (
-            SELECT q.course_version_id, q.quiz_id, q.key_version, q.pass_threshold_percentage
-            FROM course_version_quizzes q
-            JOIN (SELECT DISTINCT course_version_id, quiz_id FROM attempt) a
-                ON a.course_version_id = q.course_version_id AND a.quiz_id = q.quiz_id
-            ORDER BY q.course_version_id, q.quiz_id FOR KEY SHARE OF q
         ), closed AS (
             UPDATE quiz_attempts a
             SET answers_snapshot = i.answers::jsonb, score = i.score, is_passed = i.is_passed, in_time = i.in_time,
-                completed_at = i.completed_at, key_version = k.key_version, key_course_version_id = k.course_version_id,
-                pass_threshold_percentage = k.pass_threshold_percentage, question_results = i.question_results::jsonb
+                completed_at = i.completed_at, key_version = q.key_version, key_course_version_id = q.course_version_id,
+                pass_threshold_percentage = q.pass_threshold_percentage, question_results = i.question_results::jsonb
             FROM attempt i
-            JOIN answer_key k
-                ON k.course_version_id = i.course_version_id AND k.quiz_id = i.quiz_id AND k.key_version = i.key_version
+            JOIN course_version_quizzes q
+                ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id AND q.key_version = i.key_version
             WHERE a.id = i.id AND a.completed_at IS NULL AND (i.inactive_since IS NULL OR i.completed_at <= i.inactive_since)
             RETURNING a.*
         ), numbered AS (
@@ -466,6 +457,7 @@ class Sitting:
     set_aside_at: datetime | None
     saved_answers: str | None
     same_answers: bool | None
+    key_version: int
     enrollment_status: str
     #: The database's clock.
     now: datetime
@@ -481,8 +473,9 @@ def sitting(conn: Connection, attempt_id: UUID, user_id: UUID | None, answers: A
         """
         SELECT a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.completed_at, a.in_time, a.expires_at,
             a.set_aside_at, a.answers_snapshot::text AS saved_answers, a.answers_snapshot = %(answers)s::jsonb AS same_answers,
-            e.status AS enrollment_status, clock_timestamp() AS now
+            q.key_version, e.status AS enrollment_status, clock_timestamp() AS now
         FROM all_quiz_attempts a
+        JOIN course_version_quizzes q ON q.course_version_id = a.enrolled_course_version_id AND q.quiz_id = a.quiz_id
         JOIN enrollments e ON e.user_id = a.user_id AND e.course_version_id = a.enrolled_course_version_id
         WHERE a.id = %(id)b AND (%(user_id)b::uuid IS NULL OR a.user_id = %(user_id)b)
         """,
