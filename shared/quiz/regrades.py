@@ -234,7 +234,8 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
                 question_results = n.question_results
             FROM attempt n CROSS JOIN job j WHERE a.id = n.id AND NOT j.dry_run
         ), numbered AS (
-            SELECT c.*, row_number() OVER (PARTITION BY c.user_id, c.course_version_id ORDER BY c.attempt_number) AS k
+            SELECT c.id, c.user_id, c.course_version_id, c.attempt_number, c.previous_score, c.score, c.is_passed,
+                row_number() OVER (PARTITION BY c.user_id, c.course_version_id ORDER BY c.attempt_number) AS k
             FROM changed c CROSS JOIN job j WHERE NOT j.dry_run
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + n.attempts

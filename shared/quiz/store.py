@@ -328,7 +328,7 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
             JOIN course_version_quizzes q
                 ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id AND q.key_version = i.key_version
             WHERE a.id = i.id AND a.completed_at IS NULL AND (i.inactive_since IS NULL OR i.completed_at <= i.inactive_since)
-            RETURNING a.*
+            RETURNING a.id, a.user_id, a.enrolled_course_version_id, a.quiz_id, a.attempt_number, a.score, a.is_passed, a.completed_at
         ), numbered AS (
             SELECT c.*, row_number() OVER (PARTITION BY user_id, enrolled_course_version_id ORDER BY completed_at, id) AS k
             FROM closed c
