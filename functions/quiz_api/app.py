@@ -31,6 +31,7 @@ from shared.quiz.attempts import (
     RegradeBody,
     StartBody,
     StartedAttempt,
+    exact_json,
 )
 from shared.quiz.models import learner_view
 
@@ -89,17 +90,15 @@ def start(
 
 
 def _started(attempt: rules.OpenAttempt, key: store.AnswerKey, status: int) -> Response[str]:
-    return http.reply(
-        StartedAttempt(
-            id=attempt.id,
-            attempt_number=attempt.attempt_number,
-            started_at=attempt.started_at,
-            expires_at=attempt.expires_at,
-            questions=[learner_view(question) for question in key.questions],
-            answers=dict(attempt.answers),
-        ),
-        status,
+    started = StartedAttempt(
+        id=attempt.id,
+        attempt_number=attempt.attempt_number,
+        started_at=attempt.started_at,
+        expires_at=attempt.expires_at,
+        questions=[learner_view(question) for question in key.questions],
+        answers=dict(attempt.answers),
     )
+    return http.reply(exact_json(started), status)
 
 
 @app.post(
@@ -217,7 +216,7 @@ def list_attempts(
         raise QuizNotFound
     rows = attempts.fetchall()
     more = http.encode_cursor(where, rows[limit - 1].attempt_number) if len(rows) > limit else None
-    return http.reply(AttemptPage(items=[row.model() for row in rows[:limit]], next_cursor=more))
+    return http.reply(exact_json(AttemptPage(items=[row.model() for row in rows[:limit]], next_cursor=more)))
 
 
 @app.put(
@@ -310,7 +309,7 @@ def _reply(cursor: Any) -> Response[str]:
     row = cursor.fetchone()
     if row is None:
         raise AttemptNotFound
-    return http.reply(row.model())
+    return http.reply(exact_json(row.model()))
 
 
 @observed("requestContext.requestId")

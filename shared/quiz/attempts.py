@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
+import simplejson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -85,6 +86,19 @@ class Attempt(BaseModel):
     answers: dict[str, Any] | None
     questions: list[QuestionPoints] | None
     earlier_gradings: list[EarlierGrading]
+
+
+def exact_json(shown: "Attempt | StartedAttempt | AttemptPage") -> str:
+    """What a caller gets to see, with the numbers in answers as they were given: pydantic would write them as texts."""
+
+    def exact(one: Attempt | StartedAttempt) -> dict[str, Any]:
+        return one.model_dump(mode="json", exclude={"answers"}) | {"answers": one.answers}
+
+    if isinstance(shown, AttemptPage):
+        content = {"items": [exact(item) for item in shown.items], "next_cursor": shown.next_cursor}
+    else:
+        content = exact(shown)
+    return simplejson.dumps(content, use_decimal=True)
 
 
 class AttemptPage(BaseModel):

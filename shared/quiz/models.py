@@ -65,7 +65,8 @@ def exact_number(value: object) -> Decimal:
         raise refused("expected a finite number")
     if not number:
         return Decimal(0)
-    if len(number.as_tuple().digits) > MAX_NUMBER_DIGITS or not -MAX_NUMBER_DIGITS <= number.adjusted() < MAX_NUMBER_DIGITS:
+    too_large_or_small = not -MAX_NUMBER_DIGITS <= number.adjusted() < MAX_NUMBER_DIGITS
+    if len(number.as_tuple().digits) > MAX_NUMBER_DIGITS or too_large_or_small:
         raise refused(
             f"expected a number of at most {MAX_NUMBER_DIGITS} digits, between 1e-{MAX_NUMBER_DIGITS} and 1e{MAX_NUMBER_DIGITS}"
         )
@@ -94,7 +95,9 @@ def storable_answer(answer: object) -> object:
             case bool() | None:
                 pass
             case _:
-                exact_number(value)
+                # A zero is kept as it was written, and PostgreSQL doesn't hold it with any number of zeros.
+                if not exact_number(value) and abs(Decimal(str(value)).adjusted()) > MAX_NUMBER_DIGITS:
+                    raise refused(f"expected a number of at most {MAX_NUMBER_DIGITS} digits")
     return answer
 
 

@@ -293,7 +293,8 @@ def next_attempt(standing: Standing) -> int:
     if standing.max_attempts is not None and standing.attempts >= standing.max_attempts:
         raise NoAttemptsLeft(f"All {standing.max_attempts} attempts at this quiz are used.")
     # An open attempt that ran out ended when its time did.
-    last = standing.open.expires_at if standing.open else standing.last_completed_at
+    ends = [standing.last_completed_at, standing.open and standing.open.expires_at]
+    last = max((end for end in ends if end), default=None)
     if standing.retry_delay_seconds and last and standing.now < last + timedelta(seconds=standing.retry_delay_seconds):
         again = last + timedelta(seconds=standing.retry_delay_seconds)
         raise RetryTooSoon(f"The next attempt may start at {again.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}.")

@@ -306,7 +306,8 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
     """Close open attempts with their grades, and publish these. Gives those that were closed.
 
     Left out is what is closed already, what was graded by a key that is no longer the present one, and what ends after the
-    enrolment was cancelled or revoked. An attempt that is not in time ended when its time did. Lock the enrolments before.
+    enrolment was cancelled or revoked; also, if the answers are what had been saved, what was saved anew or got more time
+    meanwhile. An attempt that is not in time ended when its time did. Lock the enrolments before.
     """
     return conn.execute(
         """
@@ -328,7 +329,12 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
             JOIN course_version_quizzes q
                 ON q.course_version_id = i.course_version_id AND q.quiz_id = i.quiz_id AND q.key_version = i.key_version
             WHERE a.id = i.id AND a.completed_at IS NULL AND (i.inactive_since IS NULL OR i.completed_at <= i.inactive_since)
-            RETURNING a.id, a.user_id, a.enrolled_course_version_id, a.quiz_id, a.attempt_number, a.score, a.is_passed, a.completed_at
+                AND (
+                    i.in_time
+                    OR coalesce(a.answers_snapshot, '{}') = i.answers::jsonb AND now() > a.expires_at + %b::interval
+                )
+            RETURNING a.id, a.user_id, a.enrolled_course_version_id, a.quiz_id, a.attempt_number, a.score, a.is_passed,
+                a.completed_at
         ), numbered AS (
             SELECT c.*, row_number() OVER (PARTITION BY user_id, enrolled_course_version_id ORDER BY completed_at, id) AS k
             FROM closed c
@@ -351,7 +357,7 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
         )
         SELECT id FROM closed
         """,
-        columns(closings, 7),
+        [*columns(closings, 7), rules.GRACE],
         binary=True,
     )
 
@@ -502,7 +508,7 @@ class _Attempt:
     key_version: int | None
     in_time: bool | None
     set_aside_at: datetime | None
-    answers: dict[str, Any] | None
+    saved_answers: str | None
     question_results: list[dict[str, str]] | None
     keys: list[dict[str, Any]] | None
     earlier_gradings: list[dict[str, Any]]
@@ -522,8 +528,10 @@ class _Attempt:
                 for r in self.question_results
             ]
         gradings = [EarlierGrading.model_validate(grading) for grading in self.earlier_gradings]
-        values = {name: getattr(self, name) for name in Attempt.model_fields if name not in ("questions", "earlier_gradings")}
-        return Attempt(questions=questions, earlier_gradings=gradings, **values)
+        answers = None if self.saved_answers is None else loads_answers(self.saved_answers)
+        others = ("questions", "earlier_gradings", "answers")
+        values = {name: getattr(self, name) for name in Attempt.model_fields if name not in others}
+        return Attempt(questions=questions, earlier_gradings=gradings, answers=answers, **values)
 
 
 def attempt(conn: Connection, attempt_id: UUID, user_id: UUID | None) -> Cursor[_Attempt]:
@@ -532,7 +540,7 @@ def attempt(conn: Connection, attempt_id: UUID, user_id: UUID | None) -> Cursor[
         """
         SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
             a.expires_at, a.completed_at, a.score, a.is_passed, a.pass_kept, a.pass_threshold_percentage::float8, a.key_version,
-            a.in_time, a.set_aside_at, a.answers_snapshot AS answers, a.question_results,
+            a.in_time, a.set_aside_at, a.answers_snapshot::text AS saved_answers, a.question_results,
             k.questions AS keys, (
                 SELECT coalesce(jsonb_agg(jsonb_build_object(
                     'key_version', g.key_version, 'score', g.score, 'is_passed', g.is_passed,
@@ -556,7 +564,7 @@ def attempts(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: 
         """
         SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.quiz_id, a.attempt_number, a.started_at,
             a.expires_at, a.completed_at, a.score, a.is_passed, a.pass_kept, a.pass_threshold_percentage::float8, a.key_version,
-            a.in_time, NULL::timestamptz AS set_aside_at, a.answers_snapshot AS answers, a.question_results,
+            a.in_time, NULL::timestamptz AS set_aside_at, a.answers_snapshot::text AS saved_answers, a.question_results,
             k.questions AS keys, (
                 SELECT coalesce(jsonb_agg(jsonb_build_object(
                     'key_version', g.key_version, 'score', g.score, 'is_passed', g.is_passed,
