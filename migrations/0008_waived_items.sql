@@ -1,4 +1,5 @@
--- What is waived counts as fulfilled: since the waiver, but not since before the enrolment was started over.
+-- What is waived counts as fulfilled since then. Nothing counts since before the enrolment was started over: not what was waived
+-- before, and not what was carried over from another enrolment.
 
 SET LOCAL lock_timeout = '4s';
 SET LOCAL statement_timeout = '60s';
@@ -12,7 +13,7 @@ SELECT
     l.title,
     l.required,
     l.position,
-    least(p.completed_at, CASE WHEN w.waived_at IS NOT NULL THEN greatest(w.waived_at, e.reset_at) END) AS fulfilled_at,
+    CASE WHEN f.since IS NOT NULL THEN greatest(f.since, e.reset_at) END AS fulfilled_at,
     w.waived_at
 FROM enrollments AS e
 INNER JOIN course_version_lessons AS l ON e.course_version_id = l.course_version_id
@@ -20,6 +21,7 @@ LEFT JOIN lesson_progress AS p
     ON e.user_id = p.user_id AND l.lesson_id = p.lesson_id AND e.course_version_id = p.enrolled_course_version_id
 LEFT JOIN requirement_waivers AS w
     ON e.user_id = w.user_id AND e.course_version_id = w.course_version_id AND l.lesson_id = w.requirement_id
+CROSS JOIN LATERAL (SELECT least(p.completed_at, w.waived_at) AS since) AS f
 UNION ALL
 SELECT
     e.user_id,
@@ -29,18 +31,21 @@ SELECT
     q.title,
     q.required,
     q.position,
-    least(
-        (
-            SELECT min(a.completed_at) FROM quiz_attempts AS a
-            WHERE a.user_id = e.user_id AND a.quiz_id = q.quiz_id AND a.enrolled_course_version_id = e.course_version_id AND a.is_passed
-        ),
-        CASE WHEN w.waived_at IS NOT NULL THEN greatest(w.waived_at, e.reset_at) END
-    ) AS fulfilled_at,
+    CASE WHEN f.since IS NOT NULL THEN greatest(f.since, e.reset_at) END AS fulfilled_at,
     w.waived_at
 FROM enrollments AS e
 INNER JOIN course_version_quizzes AS q ON e.course_version_id = q.course_version_id
 LEFT JOIN requirement_waivers AS w
-    ON e.user_id = w.user_id AND e.course_version_id = w.course_version_id AND q.quiz_id = w.requirement_id;
+    ON e.user_id = w.user_id AND e.course_version_id = w.course_version_id AND q.quiz_id = w.requirement_id
+CROSS JOIN LATERAL (
+    SELECT least(
+        (
+            SELECT min(a.completed_at) FROM quiz_attempts AS a
+            WHERE a.user_id = e.user_id AND a.quiz_id = q.quiz_id AND a.enrolled_course_version_id = e.course_version_id AND a.is_passed
+        ),
+        w.waived_at
+    ) AS since
+) AS f;
 
 -- As before; the history says by its type what happened.
 CREATE OR REPLACE FUNCTION complete_enrollments(user_ids uuid [], course_version_ids uuid []) RETURNS void LANGUAGE plpgsql AS $$

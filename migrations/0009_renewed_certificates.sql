@@ -20,9 +20,9 @@ CREATE TABLE certificate_snapshots (
 CREATE INDEX certificate_snapshots_certificate_idx ON certificate_snapshots (certificate_id);
 
 -- Whether a certificate is renewed by a completion at this time: the one that it attests was taken back, or the certificate
--- has expired and this is a later one.
+-- had expired by then and this is a later one.
 CREATE FUNCTION is_renewed_by(certificate certificates, completed_at timestamptz) RETURNS boolean LANGUAGE sql STABLE
 RETURN (certificate).completion_withdrawn OR (
-    (certificate).revoked_at IS NULL AND (certificate).expires_at <= now()
+    (certificate).revoked_at IS NULL AND (certificate).expires_at <= completed_at
     AND completed_at > ((certificate).metadata ->> 'completed_at')::timestamptz
 );

@@ -28,8 +28,9 @@ def run[T](work: Callable[[Connection], T]) -> T:
     """Run all statements that `work` executes as one transaction, in one round trip.
 
     `work` gets the connection in pipeline mode: it executes statements and returns their cursors, but must not fetch
-    from them; their rows are there when `run` returns. An error in any statement undoes all. Since every write of
-    this service may be repeated, work whose fate is unknown because the connection broke is done once more.
+    from them; their rows are there when `run` returns. An error in any statement undoes all. Since the writes of this
+    service may be repeated (at worst an administrator's act stands in the history twice), work whose fate is unknown
+    because the connection broke is done once more.
 
     Raises
     ------

@@ -143,6 +143,7 @@ def _change(certificate_uid: str, change: Any) -> Response[str]:
         raise MistypedCertificateUid
 
     def write(conn: db.Connection) -> Any:
+        store.lock_enrollment(conn, uid)
         change(conn, uid)
         return store.by_uid(conn, uid)
 

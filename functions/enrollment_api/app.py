@@ -204,10 +204,10 @@ def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[Tran
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, keys)
-        left = store.write(conn, [plan] if plan else [])
-        administration.carry_over(conn, *keys[0], body.to, actor=actor, reason=body.reason)
+        store.write(conn, [plan] if plan else [], transferred_from=keys[0])
+        carried = administration.carry_over(conn, *keys[0], body.to, actor=actor, reason=body.reason)
         db.complete_enrollments(conn, keys[1:])
-        return left, store.detail(conn, *keys[1])
+        return carried, store.detail(conn, *keys[1])
 
     # As in `_carry_out`: what someone else changed between reading and writing is read and decided again.
     for _ in range(10):
@@ -219,8 +219,8 @@ def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[Tran
         plan, refused = rules.plan(target, [(0, command)])
         if refused:
             raise refused[0]
-        left, detail = db.run(write)
-        if not left.fetchall():
+        carried, detail = db.run(write)
+        if carried.fetchone():
             return _detail(detail, 201 if target.status is None else 200)
     raise Unavailable
 

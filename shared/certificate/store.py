@@ -222,6 +222,18 @@ def requirements(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cu
     )
 
 
+def lock_enrollment(conn: Connection, certificate_uid: str) -> None:
+    """Lock the enrolment of a certificate, as everyone does before they lock a certificate."""
+    conn.execute(
+        """
+        SELECT FROM enrollments
+        WHERE (user_id, course_version_id) = (SELECT user_id, course_version_id FROM certificates WHERE certificate_uid = %s)
+        FOR NO KEY UPDATE
+        """,
+        [certificate_uid],
+    )
+
+
 def revoke(
     conn: Connection,
     *,

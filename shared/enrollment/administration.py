@@ -29,22 +29,23 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
     conn.execute(
         """
         WITH enrollment AS (
-            SELECT user_id, course_version_id, status FROM enrollments
+            -- Not now(), which is of before the lock was waited for.
+            SELECT user_id, course_version_id, status, clock_timestamp() AS at FROM enrollments
             WHERE user_id = %(user_id)b AND course_version_id = %(course_version_id)b
         ), reset AS (
             UPDATE enrollments e
-            SET reset_at = now(), completed_at = NULL, sequence = e.sequence + 1,
+            SET reset_at = b.at, completed_at = NULL, sequence = e.sequence + 1,
                 status = CASE e.status WHEN 'completed' THEN 'active' ELSE e.status END,
-                status_changed_at = CASE e.status WHEN 'completed' THEN now() ELSE e.status_changed_at END,
+                status_changed_at = CASE e.status WHEN 'completed' THEN b.at ELSE e.status_changed_at END,
                 status_actor = CASE e.status WHEN 'completed' THEN %(actor)s ELSE e.status_actor END,
                 status_reason = CASE e.status WHEN 'completed' THEN %(reason)s ELSE e.status_reason END
             FROM enrollment b WHERE e.user_id = b.user_id AND e.course_version_id = b.course_version_id
-            RETURNING e.user_id, e.course_version_id, b.status AS from_status, e.status, e.sequence
+            RETURNING e.user_id, e.course_version_id, b.status AS from_status, e.status, e.sequence, e.reset_at
         ), history AS (
             INSERT INTO enrollment_history (
                 user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
             )
-            SELECT user_id, course_version_id, 'reset', from_status, status, now(), %(actor)s, %(reason)s, sequence FROM reset
+            SELECT user_id, course_version_id, 'reset', from_status, status, reset_at, %(actor)s, %(reason)s, sequence FROM reset
             RETURNING id
         ), lesson AS (
             DELETE FROM lesson_progress p USING reset r
@@ -74,7 +75,7 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
             FROM attempt a CROSS JOIN history h
         )
         INSERT INTO outbox (destination, type, occurred_at, data)
-        SELECT 'bus', 'enrollment.reset', now(), jsonb_build_object(
+        SELECT 'bus', 'enrollment.reset', reset_at, jsonb_build_object(
             'user_id', user_id, 'course_version_id', course_version_id, 'status', status, 'reason', %(reason)s::text,
             'sequence', sequence
         )
@@ -154,14 +155,16 @@ def withdraw_waiver(
     )
 
 
-def carry_over(conn: Connection, user_id: UUID, course_version_id: UUID, to: UUID, *, actor: str, reason: str | None) -> None:
+def carry_over(
+    conn: Connection, user_id: UUID, course_version_id: UUID, to: UUID, *, actor: str, reason: str | None
+) -> Cursor[tuple[int]]:
     """Carry progress and passed attempts over to the learner's enrolment in another course version, where ids are equal.
 
     Lessons are merged as reports are. Attempts become copies, numbered after those that are there, which keep what they were
     graded by; each is carried over once, however often this is repeated. What newly counts there is published. Nothing is
-    done unless both enrolments are active or completed. Lock both before, and complete the other one after.
+    done unless both enrolments are active or completed: no row then. Lock both before, and complete the other one after.
     """
-    conn.execute(
+    return conn.execute(
         """
         WITH way AS (
             SELECT f.user_id, f.course_version_id AS from_id, f.status AS from_status, t.course_version_id AS to_id, t.status
@@ -241,13 +244,15 @@ def carry_over(conn: Connection, user_id: UUID, course_version_id: UUID, to: UUI
             UPDATE enrollments e SET sequence = e.sequence + (SELECT count(*) FROM news)
             FROM way w WHERE e.user_id = w.user_id AND e.course_version_id = w.to_id
             RETURNING e.user_id, e.course_version_id, e.sequence - (SELECT count(*) FROM news) AS sequence
+        ), told AS (
+            INSERT INTO outbox (destination, type, occurred_at, data)
+            SELECT 'bus', n.type, n.completed_at, n.data || jsonb_build_object(
+                'user_id', s.user_id, 'course_version_id', s.course_version_id,
+                'sequence', s.sequence + row_number() OVER (ORDER BY n.completed_at, n.type, n.id)
+            )
+            FROM news n CROSS JOIN numbered s
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
-        SELECT 'bus', n.type, n.completed_at, n.data || jsonb_build_object(
-            'user_id', s.user_id, 'course_version_id', s.course_version_id,
-            'sequence', s.sequence + row_number() OVER (ORDER BY n.completed_at, n.type, n.id)
-        )
-        FROM news n CROSS JOIN numbered s
+        SELECT 1 FROM way
         """,
         {"user_id": user_id, "course_version_id": course_version_id, "to": to, "actor": actor, "reason": reason},
     )

@@ -65,6 +65,7 @@ class HistoryEntry(BaseModel):
         "revoked",
         "reinstated",
         "completed",
+        "completion_withdrawn",
         "reset",
         "waived",
         "waiver_withdrawn",

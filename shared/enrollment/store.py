@@ -31,11 +31,15 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
     )
 
 
-def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
+def write(
+    conn: Connection, plans: Sequence[Plan], *, transferred_from: tuple[UUID, UUID] | None = None
+) -> Cursor[tuple[UUID, UUID]]:
     """Carry out plans whose situation is still as it was read, with history and events; the rest is left to be read again.
 
+    A plan that is part of a transfer is left, too, if the enrolment that the learner comes from has been cancelled or revoked.
     Gives the keys of those that are left; there are none unless someone else came in between. Lock the enrolments before.
     """
+    source_user, source_version = transferred_from or (None, None)
     enrollments = [
         (
             p.before.user_id,
@@ -45,6 +49,8 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             p.before.command,
             p.before.confirmed_at,
             p.before.confirmed,
+            p.before.is_completed,
+            p.before.reset_at,
             p.after.status,
             p.after.commanded_at,
             p.after.command,
@@ -69,15 +75,20 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         """
         WITH i AS (
             SELECT * FROM unnest(
-                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
-                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
-                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
+                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::bool[],
+                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[],
+                %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
             ) AS i (
                 user_id, course_version_id, seen_status, seen_commanded_at, seen_command, seen_confirmed_at, seen_confirmed,
-                status, commanded_at, command, confirmed_at, confirmed, status_changed_at, actor, reason, enrolled_at,
-                source_of_enrollment, left_at, changes
+                seen_completed, seen_reset_at, status, commanded_at, command, confirmed_at, confirmed, status_changed_at, actor,
+                reason, enrolled_at, source_of_enrollment, left_at, changes
             )
             ORDER BY user_id, course_version_id
+        ), source AS (
+            SELECT %b::uuid IS NULL OR EXISTS (
+                SELECT FROM enrollments
+                WHERE user_id = %b::uuid AND course_version_id = %b::uuid AND status IN ('active', 'completed')
+            ) AS is_open
         ), changed AS (
             UPDATE enrollments e
             SET status = i.status, commanded_at = i.commanded_at, command = i.command, confirmed_at = i.confirmed_at,
@@ -93,6 +104,8 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
                 AND e.status = i.seen_status AND e.commanded_at = i.seen_commanded_at AND e.command = i.seen_command
                 AND (e.confirmed_at, e.confirmed) IS NOT DISTINCT FROM (i.seen_confirmed_at, i.seen_confirmed)
+                AND (e.completed_at IS NOT NULL) = i.seen_completed AND e.reset_at IS NOT DISTINCT FROM i.seen_reset_at
+                AND (SELECT is_open FROM source)
             RETURNING e.user_id, e.course_version_id, e.sequence
         ), created AS (
             INSERT INTO enrollments (
@@ -101,7 +114,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
             )
             SELECT i.user_id, i.course_version_id, i.enrolled_at, i.status, i.source_of_enrollment, i.status_changed_at, i.actor,
                 i.reason, i.left_at, i.commanded_at, i.command, i.confirmed_at, i.confirmed, i.changes
-            FROM i WHERE i.seen_status IS NULL
+            FROM i WHERE i.seen_status IS NULL AND (SELECT is_open FROM source)
             ORDER BY i.user_id, i.course_version_id
             ON CONFLICT DO NOTHING
             RETURNING user_id, course_version_id, sequence
@@ -132,7 +145,7 @@ def write(conn: Connection, plans: Sequence[Plan]) -> Cursor[tuple[UUID, UUID]]:
         )
         SELECT user_id, course_version_id FROM i EXCEPT SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 19), *columns(changes, 9)],
+        [*columns(enrollments, 21), source_user, source_user, source_version, *columns(changes, 9)],
         binary=True,
     )
 

@@ -194,7 +194,7 @@ KeyIds = Annotated[tuple[Id, ...], Listed, AfterValidator(_key_lists_choices)]
 class _Question(Frozen):
     question_id: Id
     prompt: Text
-    points: Annotated[Number, Field(ge=0)]
+    points: Annotated[Number, Field(ge=0, le=Decimal("1e300"))]
     """The most that the question can earn; 0 makes it a question that doesn't count."""
 
     @cached_property

@@ -37,11 +37,12 @@ class Job:
 
 
 def request(conn: Connection, course_version_id: UUID, quiz_id: UUID, body: RegradeBody, actor: str, reason: str) -> Cursor[Job]:
-    """Note down a regrade that the caller works on first. No row: there is no such quiz."""
+    """Note down a regrade that the caller works on first, with its horizon as in `lease`. No row: there is no such quiz."""
     return conn.cursor(row_factory=class_row(Job)).execute(
         """
-        INSERT INTO quiz_regrades (course_version_id, quiz_id, dry_run, take_away, actor, reason, leased_until)
-        SELECT course_version_id, quiz_id, %s, %s, %s, %s, now() + make_interval(secs => %s)
+        INSERT INTO quiz_regrades (course_version_id, quiz_id, dry_run, take_away, actor, reason, leased_until, horizon)
+        SELECT course_version_id, quiz_id, %s, %s, %s, %s, now() + make_interval(secs => %s),
+            pg_snapshot_xmax(pg_current_snapshot())
         FROM course_version_quizzes WHERE course_version_id = %b AND quiz_id = %b
         RETURNING id, course_version_id, quiz_id, dry_run, take_away, actor, reason, after_user_id, after_course_version_id
         """,
@@ -162,8 +163,8 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
         ), attempt AS (
             SELECT a.id, a.user_id, a.enrolled_course_version_id AS course_version_id, a.attempt_number, a.completed_at,
                 a.score AS previous_score, a.is_passed AS was_passed, a.pass_kept AS was_kept,
-                a.question_results AS previous_results, a.key_version AS previous_key_version,
-                r.score, r.question_results::jsonb AS question_results,
+                a.key_version AS previous_key_version, a.question_results <> r.question_results::jsonb AS has_other_results,
+                r.score,
                 r.is_passed OR (a.is_passed AND NOT j.take_away) AS is_passed,
                 a.is_passed AND NOT r.is_passed AND NOT j.take_away AS pass_kept
             FROM unnest(
@@ -174,7 +175,7 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
             CROSS JOIN job j
         ), changed AS (
             SELECT * FROM attempt
-            WHERE (previous_score, was_passed, was_kept, previous_results) <> (score, is_passed, pass_kept, question_results)
+            WHERE has_other_results OR (previous_score, was_passed, was_kept) <> (score, is_passed, pass_kept)
         ), learner AS (
             SELECT a.user_id, a.enrolled_course_version_id AS course_version_id,
                 max(a.score) AS previous_score, max(coalesce(c.score, a.score)) AS score,
@@ -226,13 +227,17 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
             INSERT INTO quiz_attempt_gradings (
                 attempt_id, user_id, regrade_id, key_version, score, is_passed, pass_kept, question_results
             )
-            SELECT c.id, c.user_id, j.id, c.previous_key_version, c.previous_score, c.was_passed, c.was_kept, c.previous_results
-            FROM changed c CROSS JOIN job j WHERE NOT j.dry_run
+            SELECT c.id, c.user_id, j.id, c.previous_key_version, c.previous_score, c.was_passed, c.was_kept,
+                a.question_results
+            FROM changed c JOIN quiz_attempts a ON a.id = c.id CROSS JOIN job j WHERE NOT j.dry_run
         ), stored AS (
             UPDATE quiz_attempts a
             SET key_version = %(key_version)s, score = n.score, is_passed = n.is_passed, pass_kept = n.pass_kept,
-                question_results = n.question_results
-            FROM attempt n CROSS JOIN job j WHERE a.id = n.id AND NOT j.dry_run
+                question_results = r.question_results::jsonb
+            FROM attempt n
+            JOIN unnest(%(ids)b::uuid[], %(results)b::text[]) AS r (id, question_results) ON r.id = n.id
+            CROSS JOIN job j
+            WHERE a.id = n.id AND NOT j.dry_run
         ), numbered AS (
             SELECT c.id, c.user_id, c.course_version_id, c.attempt_number, c.previous_score, c.score, c.is_passed,
                 row_number() OVER (PARTITION BY c.user_id, c.course_version_id ORDER BY c.attempt_number) AS k
@@ -326,9 +331,11 @@ def take_completion_back(
             INSERT INTO enrollment_history (
                 user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
             )
-            SELECT user_id, course_version_id, 'reactivated', from_status, status, now(), %(actor)s, %(reason)s,
-                sequence - (certificate_id IS NOT NULL)::int
-            FROM reopened WHERE from_status = 'completed'
+            SELECT user_id, course_version_id,
+                CASE from_status WHEN 'completed' THEN 'reactivated' ELSE 'completion_withdrawn' END,
+                from_status, status, now(), %(actor)s, %(reason)s,
+                CASE from_status WHEN 'completed' THEN sequence - (certificate_id IS NOT NULL)::int END
+            FROM reopened
         ), revoked AS (
             UPDATE certificates c
             SET revoked_at = now(), revocation_reason = %(reason)s, revoked_by = %(actor)s, completion_withdrawn = TRUE
@@ -367,12 +374,12 @@ def finish(conn: Connection, job: Job, key_version: int) -> Cursor[tuple[bool]]:
         """
         WITH state AS (
             SELECT r.id,
-                r.dry_run OR r.horizon IS NULL OR pg_snapshot_xmin(pg_current_snapshot()) >= r.horizon AS is_past_horizon,
-                NOT r.dry_run AND EXISTS (
+                r.dry_run OR pg_snapshot_xmin(pg_current_snapshot()) >= r.horizon AS is_past_horizon,
+                CASE WHEN NOT r.dry_run AND pg_snapshot_xmin(pg_current_snapshot()) >= r.horizon THEN EXISTS (
                     SELECT FROM quiz_attempts a
                     WHERE a.key_course_version_id = r.course_version_id AND a.quiz_id = r.quiz_id AND a.completed_at IS NOT NULL
                         AND (a.key_version < %s OR r.take_away AND a.pass_kept)
-                ) AS has_some_left
+                ) ELSE FALSE END AS has_some_left
             FROM quiz_regrades r WHERE r.id = %s
         )
         UPDATE quiz_regrades r

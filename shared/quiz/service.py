@@ -1,5 +1,6 @@
 """What more than one trigger does with quizzes: grading again, by a request of an administrator and in the background."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,18 @@ _LEARNERS = 500
 _QUESTIONS = 50_000
 
 
+def _whole_learners(attempts: list[regrades.Graded], most: int) -> list[regrades.Graded]:
+    """The attempts of the first learners: as many as come to `most` attempts, but of one learner all."""
+    ends = [
+        n
+        for n, (one, following) in enumerate(itertools.pairwise(attempts), 1)
+        if (one.user_id, one.course_version_id) != (following.user_id, following.course_version_id)
+    ]
+    if len(attempts) <= most or not ends:
+        return attempts
+    return attempts[: max((n for n in ends if n <= most), default=ends[0])]
+
+
 def regrade(job: regrades.Job) -> regrades.Job | None:
     """Take the next step of a regrade; gives the regrade as it stands then, None once there is nothing to be done for now."""
     quiz = (job.course_version_id, job.quiz_id)
@@ -24,6 +37,7 @@ def regrade(job: regrades.Job) -> regrades.Job | None:
     if not attempts:
         again = db.run(lambda conn: regrades.finish(conn, job, key.key_version)).fetchone()
         return replace(job, after_user_id=None, after_course_version_id=None) if again and again[0] else None
+    attempts = _whole_learners(attempts, _QUESTIONS // len(key.questions))
     regraded: list[regrades.Regraded] = []
     gained: set[tuple[UUID, UUID]] = set()
     lost: set[tuple[UUID, UUID]] = set()

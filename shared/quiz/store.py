@@ -251,7 +251,7 @@ def loads_answers(text: str | None) -> dict[str, Any]:
 
 
 def start(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, number: int) -> Cursor[OpenAttempt]:
-    """Start attempt `number`, by the database's clock, if it is the next one and none is open: no row if not.
+    """Start attempt `number`, by the database's clock, if it is the next one, allowed, and none is open: no row if not.
 
     Lock the enrolment before.
     """
@@ -267,6 +267,7 @@ def start(conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUI
         WHERE e.user_id = %(user_id)b AND e.course_version_id = %(course_version_id)b AND e.status IN ('active', 'completed')
             AND (
                 SELECT coalesce(max(a.attempt_number), 0) = %(number)s - 1 AND count(*) = count(a.completed_at)
+                    AND (q.max_attempts IS NULL OR count(*) < q.max_attempts::bigint + coalesce(w.extra_attempts, 0))
                 FROM quiz_attempts a
                 WHERE a.user_id = e.user_id AND a.quiz_id = q.quiz_id AND a.enrolled_course_version_id = e.course_version_id
             )

@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from shared import db
+from shared.enrollment import administration, rules, store
 from tests.support.service import ADMIN, LEARNER, Service, at_once, course, event, quiz
 
 
@@ -472,3 +474,64 @@ def test_a_revoked_certificate_is_not_made_valid_by_completing_again(service: Se
     service.deliver()
 
     assert service.admin("GET", f"/certificates/{uid}").json["status"] == "revoked"
+
+
+def test_a_certificate_that_was_valid_at_the_second_completion_is_not_renewed_when_it_expires(service: Service):
+    version, uid = renewable(service)
+    service.admin("POST", f"{base(version)}/reset", {"reason": "x"})
+    complete(service, version)
+    service.deliver()
+    service.rows("UPDATE certificates SET expires_at = now() + interval '1 ms'")
+    service.rows("SELECT pg_sleep(0.01)")
+    again = {"user_id": str(LEARNER), "course_version_id": version["course_version_id"]}
+    service.send("certificate", event("enrollment.completed", again))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada King"}))
+    service.deliver()
+
+    assert service.admin("GET", f"/certificates/{uid}").json["status"] == "expired"
+
+
+def test_what_is_carried_over_into_an_enrolment_that_started_over_counts_from_then(service: Service):
+    version, uid = renewable(service)
+    other = edition(service, version)
+    service.admin("PUT", base(other))
+    complete(service, other)
+    expire(service)
+    reset = service.admin("POST", f"{base(version)}/reset", {"reason": "x"})
+    assert reset.json["status"] == "active"
+
+    answer = service.admin("POST", f"{base(other)}/transfer", {"to": version["course_version_id"]})
+
+    reset_at = next(entry["occurred_at"] for entry in history(service, version) if entry["type"] == "reset")
+    assert (answer.json["status"], answer.json["completed_at"]) == ("completed", reset_at)
+    service.deliver()
+    assert service.admin("GET", f"/certificates/{uid}").json["status"] == "valid"
+
+
+@pytest.mark.parametrize("meanwhile", ["reset", "reset of a completed one"])
+def test_a_command_decided_before_a_reset_is_decided_again(service: Service, version: dict[str, Any], meanwhile: str):
+    if meanwhile != "reset":
+        complete(service, version)
+    service.admin("POST", f"{base(version)}/revoke", {"reason": "x"})
+    key = (LEARNER, UUID(version["course_version_id"]))
+    [situation] = db.run(lambda conn: store.situations(conn, [key])).fetchall()
+    plan, _ = rules.plan(situation, [(0, rules.Command("reinstated", "someone", reason="y"))])
+    assert plan
+    service.admin("POST", f"{base(version)}/reset", {"reason": "z"})
+
+    assert db.run(lambda conn: store.write(conn, [plan])).fetchall() == [key]
+    assert service.admin("GET", base(version)).json["status"] == "revoked_by_admin"
+
+
+def test_a_transfer_does_nothing_once_the_enrolment_it_comes_from_is_revoked(service: Service, version: dict[str, Any]):
+    target = edition(service, version)
+    source, key = (LEARNER, UUID(version["course_version_id"])), (LEARNER, UUID(target["course_version_id"]))
+    [situation] = db.run(lambda conn: store.situations(conn, [key])).fetchall()
+    plan, _ = rules.plan(situation, [(0, rules.Command("requested", "someone"))])
+    assert plan
+    service.admin("POST", f"{base(version)}/revoke", {"reason": "x"})
+
+    assert db.run(lambda conn: store.write(conn, [plan], transferred_from=source)).fetchall() == [key]
+    carried = db.run(lambda conn: administration.carry_over(conn, *source, key[1], actor="someone", reason=None))
+    assert carried.fetchall() == []
+    assert service.admin("GET", base(target)).status == 404

@@ -588,6 +588,22 @@ def test_a_correction_may_change_what_kind_of_question_it_is(service: Service):
     assert before.grades() == [(0.0, True, True, 2)]
 
 
+def test_whoever_has_the_former_key_in_memory_grades_by_the_corrected_one(service: Service, environments: list[Environment]):
+    version = published(service)
+    learner = Learner(service, version).enrol()
+    path = f"{learner.path}/quizzes/{version['quizzes'][0]['quiz_id']}/attempts"
+    worker, api = environments[:2]
+    worker.send("quiz", learner.attempt(FALLS))
+    attempt = api.http("POST", path, sub=learner.user_id).json["id"]
+    service.send("catalog", correction(version, TO_B))
+    # There is no regrade any more that would mend it.
+    maintain(service)
+    worker.send("quiz", learner.attempt(RISES))
+    done = api.http("POST", f"/quiz-attempts/{attempt}/submit", {"answers": RISES}, sub=learner.user_id)
+    assert (done.status, done.json["score"], done.json["key_version"]) == (200, 75.0, 2)
+    assert learner.grades() == [(0.0, True, True, 2), (75.0, True, False, 2), (75.0, True, False, 2)]
+
+
 def test_answers_over_http_are_judged_by_the_corrected_question(service: Service):
     version = published(service)
     learner = Learner(service, version).enrol()
@@ -759,7 +775,10 @@ def correct_again_and_again(
 
 
 @pytest.mark.parametrize("way", ["http", "queue"])
-def test_an_attempt_that_is_just_being_stored_is_graded_again(service: Service, environments: list[Environment], way: str):
+def test_an_attempt_that_is_just_being_stored_is_graded_again(
+    service: Service, environments: list[Environment], monkeypatch: pytest.MonkeyPatch, way: str
+):
+    monkeypatch.setattr(quiz_api, "REGRADE_SECONDS", 0.2)
     version = published(service)
     learner, other = Learner(service, version).enrol(), Learner(service, version).enrol()
     other.sit(FALLS)
@@ -777,13 +796,14 @@ def test_an_attempt_that_is_just_being_stored_is_graded_again(service: Service, 
         service.send("catalog", correction(version, TO_B))
         assert maintain(service, looks=3) > 0
         assert other.grades() == [(0.0, True, True, 2)]
+        assert service.admin("POST", regrade_path(version), {"dry_run": False, "take_away": True}).status == 202
         # What was graded before is graded again, and it is not over before that attempt is stored, too.
-        assert service.rows("SELECT completed_at FROM quiz_regrades") == [{"completed_at": None}]
-        # An administrator's regrade neither waits for it nor keeps it from being graded again.
-        assert regrade(service, version, dry_run=False)["attempts"] == 0
+        assert other.grades() == [(0.0, False, False, 2)]
+        assert service.rows("SELECT id FROM quiz_regrades WHERE completed_at IS NOT NULL") == []
     assert learner.grades() == [(75.0, True, False, 1)]
+    service.rows("UPDATE quiz_regrades SET leased_until = now()")
     maintain(service)
-    assert learner.grades() == [(0.0, True, True, 2)]
+    assert learner.grades() == [(0.0, False, False, 2)]
 
 
 @pytest.mark.parametrize("round_", range(3))
@@ -1112,6 +1132,19 @@ def test_passes_that_were_kept_can_be_taken_away_later(service: Service):
     assert learner.grades() == [(0.0, False, False, 2)]
     gradings = service.http("GET", f"/quiz-attempts/{attempt}", sub=learner.user_id).json["earlier_gradings"]
     assert [(g["key_version"], g["score"], g["is_passed"]) for g in gradings] == [(1, 75.0, True), (2, 0.0, True)]
+
+
+def test_a_pass_that_is_kept_once_more_makes_no_difference(service: Service):
+    version = published(service)
+    learner = Learner(service, version).enrol()
+    learner.sit(FALLS)
+    service.send("catalog", correction(version, TO_B))
+    maintain(service)
+    # The question is worth something else, and the answer to it as little as before.
+    service.send("catalog", correction(version, TO_B | {"points": 2}))
+    report = regrade(service, version, dry_run=False)
+    assert (report["attempts_changed"], report["passes_kept"], report["learners"]) == (1, 0, [])
+    assert learner.grades() == [(0.0, True, True, 3)]
 
 
 def test_passes_are_taken_away_also_where_another_regrade_has_just_kept_them(service: Service, environments: list[Environment]):
