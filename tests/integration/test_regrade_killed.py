@@ -209,6 +209,7 @@ def finish(service: Service, root: Path) -> None:
     assert progress(service) == (ATTEMPTS, True)
 
 
+@pytest.mark.timeout(300 + ATTEMPTS // 50)
 @pytest.mark.parametrize("take_away", [False, True])
 def test_a_regrade_that_is_killed_half_way_ends_as_if_it_had_not_been(
     server_url: str, filled: tuple[str, str], root: Path, monkeypatch: pytest.MonkeyPatch, take_away: bool
