@@ -211,7 +211,7 @@ class Enrollment:
         return [attempt for attempt in self.attempts if attempt.quiz_id == quiz_id and attempt.is_passed]
 
     def fulfilled_at(self, item: str) -> datetime | None:
-        """Since when a lesson or quiz counts as fulfilled: after a reset from then on, also if it was waived before or carried over."""
+        """Since when a lesson or quiz counts as fulfilled, which is never since before a reset."""
         lesson = self.lessons.get(item)
         passes = [attempt.completed_at for attempt in self.passed(item)]
         since = earliest(self.waived.get(item), lesson and lesson.completed_at, *passes)
