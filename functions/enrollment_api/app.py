@@ -220,8 +220,8 @@ def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[Tran
         if refused:
             raise refused[0]
         carried, detail = db.run(write)
-        # A cancellation there that is dated a little ahead stands, and then nothing is carried over.
-        stands = plan is None and target.status == "cancelled_by_user"
+        # A cancellation or revocation there that is dated a little ahead stands, and then nothing is carried over.
+        stands = plan is None and target.status not in ("active", "completed")
         if carried.fetchone() or stands:
             return _detail(detail, 201 if target.status is None else 200)
     raise Unavailable

@@ -369,16 +369,19 @@ def test_a_transfer_reactivates_a_cancelled_enrolment_and_is_refused_by_a_revoke
     assert (answer.status, answer.json["type"].rsplit(":", 1)[1]) == (409, "already_revoked")
 
 
-def test_a_transfer_leaves_a_cancellation_alone_that_is_dated_a_little_ahead(service: Service, version: dict[str, Any]):
+@pytest.mark.parametrize(("command", "status"), [("cancelled", "cancelled_by_user"), ("revoked", "revoked_by_admin")])
+def test_a_transfer_leaves_a_command_alone_that_is_dated_a_little_ahead(
+    service: Service, version: dict[str, Any], command: str, status: str
+):
     target = edition(service, version)
     service.admin("PUT", base(target))
     ahead = (datetime.now(UTC) + timedelta(minutes=3)).isoformat()
-    cancelled = {"user_id": str(LEARNER), "course_version_id": target["course_version_id"]}
-    service.send("enrollment", event("enrollment.cancelled", cancelled, ahead))
+    about = {"user_id": str(LEARNER), "course_version_id": target["course_version_id"]}
+    service.send("enrollment", event(f"enrollment.{command}", about, ahead))
 
     answer = service.admin("POST", f"{base(version)}/transfer", {"to": target["course_version_id"]})
 
-    assert (answer.status, answer.json["status"]) == (200, "cancelled_by_user")
+    assert (answer.status, answer.json["status"]) == (200, status)
 
 
 @pytest.mark.parametrize("command", ["cancel", "revoke"])
