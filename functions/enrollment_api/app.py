@@ -205,7 +205,7 @@ def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[Tran
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, keys)
         store.write(conn, [plan] if plan else [], transferred_from=keys[0])
-        carried = administration.carry_over(conn, *keys[0], body.to, actor=actor, reason=body.reason)
+        carried = administration.carry_over(conn, *keys[0], body.to, at=target.now, actor=actor, reason=body.reason)
         db.complete_enrollments(conn, keys[1:])
         return carried, store.detail(conn, *keys[1])
 

@@ -156,13 +156,14 @@ def withdraw_waiver(
 
 
 def carry_over(
-    conn: Connection, user_id: UUID, course_version_id: UUID, to: UUID, *, actor: str, reason: str | None
+    conn: Connection, user_id: UUID, course_version_id: UUID, to: UUID, *, at: datetime, actor: str, reason: str | None
 ) -> Cursor[tuple[int]]:
     """Carry progress and passed attempts over to the learner's enrolment in another course version, where ids are equal.
 
-    Lessons are merged as reports are. Attempts become copies, numbered after those that are there, which keep what they were
-    graded by; each is carried over once, however often this is repeated. What newly counts there is published. Nothing is
-    done unless both enrolments are active or completed: no row then. Lock both before, and complete the other one after.
+    `at` is when. Lessons are merged as reports are. Attempts become copies, numbered after those that are there, which keep
+    what they were graded by; each is carried over once, however often this is repeated. What newly counts there is published.
+    Nothing is done unless both enrolments are active or completed: no row then. Lock both before, and complete the other one
+    after.
     """
     return conn.execute(
         """
@@ -176,11 +177,11 @@ def carry_over(
             INSERT INTO enrollment_history (
                 user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT user_id, from_id, 'transferred', from_status, from_status, now(), %(actor)s, %(reason)s,
+            SELECT user_id, from_id, 'transferred', from_status, from_status, %(at)b::timestamptz, %(actor)s, %(reason)s,
                 jsonb_build_object('to', to_id)
             FROM way
             UNION ALL
-            SELECT user_id, to_id, 'transferred', status, status, now(), %(actor)s, %(reason)s,
+            SELECT user_id, to_id, 'transferred', status, status, %(at)b::timestamptz, %(actor)s, %(reason)s,
                 jsonb_build_object('from', from_id)
             FROM way
         ), lesson AS (
@@ -254,7 +255,7 @@ def carry_over(
         )
         SELECT 1 FROM way
         """,
-        {"user_id": user_id, "course_version_id": course_version_id, "to": to, "actor": actor, "reason": reason},
+        {"user_id": user_id, "course_version_id": course_version_id, "to": to, "at": at, "actor": actor, "reason": reason},
     )
 
 

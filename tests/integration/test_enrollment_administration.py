@@ -547,6 +547,8 @@ def test_a_transfer_does_nothing_once_the_enrolment_it_comes_from_is_revoked(ser
     service.admin("POST", f"{base(version)}/revoke", {"reason": "x"})
 
     assert db.run(lambda conn: store.write(conn, [plan], transferred_from=source)).fetchall() == [key]
-    carried = db.run(lambda conn: administration.carry_over(conn, *source, key[1], actor="someone", reason=None))
+    carried = db.run(
+        lambda conn: administration.carry_over(conn, *source, key[1], at=situation.now, actor="someone", reason=None)
+    )
     assert carried.fetchall() == []
     assert service.admin("GET", base(target)).status == 404
