@@ -56,11 +56,13 @@ class Situation:
     self_enrollment: bool
     status: Status | None
     is_completed: bool
-    #: The time and the kind of the latest command that took effect, and of the latest one that found what it asked for.
+    #: The time and the kind of the latest command that took effect, and of the learner's latest that found what it asked for.
     commanded_at: datetime | None
     command: CommandKind | None
     confirmed_at: datetime | None
     confirmed: CommandKind | None
+    #: The time of the latest revocation that found the enrolment revoked: the one thing that administrators can confirm.
+    revocation_confirmed_at: datetime | None
     #: When it was started over last; what is dated before has no effect.
     reset_at: datetime | None
     #: The database's clock.
@@ -158,6 +160,8 @@ def decide(situation: Situation, command: Command) -> tuple[Situation, Change | 
         raise outcome
     status, event = outcome
     if status == situation.status:
+        if command.kind == "revoked":
+            return replace(situation, revocation_confirmed_at=time), None
         return replace(situation, confirmed_at=time, confirmed=command.kind), None
     if command.kind == "reinstated" and situation.is_completed:
         status = "completed"
@@ -178,9 +182,11 @@ def _is_outdated(situation: Situation, time: datetime, kind: CommandKind) -> boo
     this = (time, RANK[kind])
     if situation.commanded_at and situation.command and this <= (situation.commanded_at, RANK[situation.command]):
         return True
-    if situation.confirmed_at and situation.confirmed and SIDE[kind] == SIDE[situation.confirmed]:
-        return this <= (situation.confirmed_at, RANK[situation.confirmed])
-    return False
+    if SIDE[kind] == "administrator":
+        confirmed_at, confirmed = situation.revocation_confirmed_at, "revoked"
+    else:
+        confirmed_at, confirmed = situation.confirmed_at, situation.confirmed
+    return bool(confirmed_at and confirmed and this <= (confirmed_at, RANK[confirmed]))
 
 
 def plan(situation: Situation, commands: list[tuple[int, Command]]) -> tuple[Plan | None, dict[int, ServiceError]]:

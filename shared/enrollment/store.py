@@ -20,7 +20,8 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
         """
         SELECT k.user_id, k.course_version_id, v.course_version_id IS NOT NULL AS course_version_is_known,
             coalesce(v.self_enrollment, FALSE) AS self_enrollment, e.status, e.completed_at IS NOT NULL AS is_completed,
-            e.commanded_at, e.command, e.confirmed_at, e.confirmed, e.reset_at, clock_timestamp() AS now
+            e.commanded_at, e.command, e.confirmed_at, e.confirmed, e.revocation_confirmed_at, e.reset_at,
+            clock_timestamp() AS now
         FROM unnest(%b::uuid[], %b::uuid[]) WITH ORDINALITY AS k (user_id, course_version_id, n)
         LEFT JOIN course_versions v ON v.course_version_id = k.course_version_id
         LEFT JOIN enrollments e ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
@@ -49,6 +50,7 @@ def write(
             p.before.command,
             p.before.confirmed_at,
             p.before.confirmed,
+            p.before.revocation_confirmed_at,
             p.before.is_completed,
             p.before.reset_at,
             p.after.status,
@@ -56,6 +58,7 @@ def write(
             p.after.command,
             p.after.confirmed_at,
             p.after.confirmed,
+            p.after.revocation_confirmed_at,
             p.changes[-1].occurred_at if p.changes else None,
             p.changes[-1].actor if p.changes else None,
             p.changes[-1].reason if p.changes else None,
@@ -75,13 +78,15 @@ def write(
         """
         WITH i AS (
             SELECT * FROM unnest(
-                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::bool[],
-                %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[],
-                %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::int[]
+                %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[],
+                %b::timestamptz[], %b::bool[], %b::timestamptz[], %b::text[], %b::timestamptz[], %b::text[], %b::timestamptz[],
+                %b::text[], %b::timestamptz[], %b::timestamptz[], %b::text[], %b::text[], %b::timestamptz[], %b::text[],
+                %b::timestamptz[], %b::int[]
             ) AS i (
                 user_id, course_version_id, seen_status, seen_commanded_at, seen_command, seen_confirmed_at, seen_confirmed,
-                seen_completed, seen_reset_at, status, commanded_at, command, confirmed_at, confirmed, status_changed_at, actor,
-                reason, enrolled_at, source_of_enrollment, left_at, changes
+                seen_revocation_confirmed_at, seen_completed, seen_reset_at, status, commanded_at, command, confirmed_at,
+                confirmed, revocation_confirmed_at, status_changed_at, actor, reason, enrolled_at, source_of_enrollment, left_at,
+                changes
             )
             ORDER BY user_id, course_version_id
         ), source AS (
@@ -92,7 +97,7 @@ def write(
         ), changed AS (
             UPDATE enrollments e
             SET status = i.status, commanded_at = i.commanded_at, command = i.command, confirmed_at = i.confirmed_at,
-                confirmed = i.confirmed,
+                confirmed = i.confirmed, revocation_confirmed_at = i.revocation_confirmed_at,
                 status_changed_at = coalesce(i.status_changed_at, e.status_changed_at),
                 status_actor = CASE WHEN i.changes > 0 THEN i.actor ELSE e.status_actor END,
                 status_reason = CASE WHEN i.changes > 0 THEN i.reason ELSE e.status_reason END,
@@ -103,17 +108,18 @@ def write(
             FROM i
             WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
                 AND e.status = i.seen_status AND e.commanded_at = i.seen_commanded_at AND e.command = i.seen_command
-                AND (e.confirmed_at, e.confirmed) IS NOT DISTINCT FROM (i.seen_confirmed_at, i.seen_confirmed)
+                AND (e.confirmed_at, e.confirmed, e.revocation_confirmed_at)
+                    IS NOT DISTINCT FROM (i.seen_confirmed_at, i.seen_confirmed, i.seen_revocation_confirmed_at)
                 AND (e.completed_at IS NOT NULL) = i.seen_completed AND e.reset_at IS NOT DISTINCT FROM i.seen_reset_at
                 AND (SELECT is_open FROM source)
             RETURNING e.user_id, e.course_version_id, e.sequence
         ), created AS (
             INSERT INTO enrollments (
                 user_id, course_version_id, enrolled_at, status, source_of_enrollment, status_changed_at, status_actor,
-                status_reason, inactive_since, commanded_at, command, confirmed_at, confirmed, sequence
+                status_reason, inactive_since, commanded_at, command, confirmed_at, confirmed, revocation_confirmed_at, sequence
             )
             SELECT i.user_id, i.course_version_id, i.enrolled_at, i.status, i.source_of_enrollment, i.status_changed_at, i.actor,
-                i.reason, i.left_at, i.commanded_at, i.command, i.confirmed_at, i.confirmed, i.changes
+                i.reason, i.left_at, i.commanded_at, i.command, i.confirmed_at, i.confirmed, i.revocation_confirmed_at, i.changes
             FROM i WHERE i.seen_status IS NULL AND (SELECT is_open FROM source)
             ORDER BY i.user_id, i.course_version_id
             ON CONFLICT DO NOTHING
@@ -145,7 +151,7 @@ def write(
         )
         SELECT user_id, course_version_id FROM i EXCEPT SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 21), source_user, source_user, source_version, *columns(changes, 9)],
+        [*columns(enrollments, 23), source_user, source_user, source_version, *columns(changes, 9)],
         binary=True,
     )
 

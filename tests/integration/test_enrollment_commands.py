@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -363,6 +363,15 @@ def test_what_leads_to_the_same_state_counts_as_taken_too(learner: Learner):
     assert learner.status() == "active"
 
 
+def test_what_an_administrator_confirms_leaves_alone_what_the_learner_had_confirmed(learner: Learner):
+    service = learner.service
+    for kind, hour in [("requested", 1), ("requested", 9), ("revoked", 2), ("revoked", 3), ("cancelled", 4), ("reinstated", 5)]:
+        service.send("enrollment", learner.command(kind, at(hour)))
+    # Older than what the learner confirmed at nine, in whatever order the administrator's commands came.
+    service.send("enrollment", learner.command("cancelled", at(6)))
+    assert learner.status() == "active"
+
+
 def test_what_was_refused_does_not_count_as_taken(learner: Learner):
     service = learner.service
     service.send("enrollment", learner.command("requested", at(1)))
@@ -496,8 +505,7 @@ class Model:
     changed_at: int = -1
     left_at: int = -1
     took_effect: tuple[int, int] = (-1, -1)
-    confirmed: tuple[int, int] = (-1, -1)
-    confirmed_by: str = ""
+    confirmed: dict[bool, tuple[int, int]] = field(default_factory=dict[bool, tuple[int, int]])
     first: int | None = None
     last: int | None = None
     fulfilled_at: int | None = None
@@ -537,9 +545,8 @@ class Model:
 
     def command(self, kind: str, time: int) -> str:
         place = (time, ["requested", "cancelled", "reinstated", "revoked"].index(kind))
-        learners = ("requested", "cancelled")
-        same_side = (kind in learners) == (self.confirmed_by in learners)
-        if self.status is not None and (place <= self.took_effect or (same_side and place <= self.confirmed)):
+        is_learners = kind in ("requested", "cancelled")
+        if self.status is not None and place <= max(self.took_effect, self.confirmed.get(is_learners, (-1, -1))):
             return "taken"
         _, fate, after = TABLE[self.status or "none"][kind]
         if fate != "taken" or (kind == "cancelled" and self.status in ("completed", "revoked_by_admin")):
@@ -551,7 +558,7 @@ class Model:
             self.become(after, time)
             self.complete()
         else:
-            self.confirmed, self.confirmed_by = place, kind
+            self.confirmed[is_learners] = place
         return "taken"
 
 
