@@ -46,7 +46,14 @@ token: .venv/.stamp ## print a token for the running service; SUB=<uuid>, SCOPE=
 	@: "$${SUB:?says whose token it is to be: make token SUB=<uuid>}"
 	@exec $(PYTHON) -m local token --sub "$$SUB" $${SCOPE:+--scope "$$SCOPE"}
 
-test: .venv/.stamp build ## every test that needs no Docker, on a real PostgreSQL
+# Verifiers of credentials and the checker of pages are npm packages. Without npm, the tests that need them are skipped.
+NODE_MODULES := $(if $(shell command -v npm),$(patsubst %/package.json,%/node_modules/.stamp,$(wildcard tests/*/package.json)))
+
+tests/%/node_modules/.stamp: tests/%/package-lock.json
+	npm ci --prefix $(@D)/.. --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
+test: .venv/.stamp build $(NODE_MODULES) ## every test that needs no Docker, on a real PostgreSQL
 	$(PYTHON) -m pytest
 
 check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
@@ -79,8 +86,9 @@ clean: ## stop the local service and remove its data and everything built; .venv
 
 # Which group of pyproject.toml is packaged where. No group stands in two places, and no layer holds what another one has.
 PACKAGED := functions=layers/dependencies/requirements.txt documents=layers/documents/requirements.txt \
-	migrate=functions/migrate/requirements.txt
-export = $(UV) export --quiet --frozen --no-header --only-group "$(1)"
+	fonts=layers/fonts/requirements.txt migrate=functions/migrate/requirements.txt
+# The packages of fonts ask for font tools, 30 MB, which nothing here uses.
+export = $(UV) export --quiet --frozen --no-header --only-group "$(1)" $(addprefix --no-emit-package ,fontpkg fonttools justmytype)
 
 $(UV): scripts/get_uv.py
 	@echo "fetching uv into .tools" >&2

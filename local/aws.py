@@ -1,7 +1,7 @@
-"""The stand-in for SQS and EventBridge: moto's server with the queues, the bus and the rules of the template.
+"""The stand-in for SQS, EventBridge and S3: moto's server with the queues, the bus, the rules and the bucket of the template.
 
 It keeps messages in memory, so that what is still in a queue when the service stops is gone afterwards. What waits in the
-table outbox is in the database and is sent after the next start.
+table outbox is in the database and is sent after the next start. Documents are gone too, and made again when they are asked for.
 """
 
 import logging
@@ -15,7 +15,7 @@ from moto.sqs.models import Message, SQSBackend
 
 from local.child import Child
 from local.pollers import client
-from local.template import Template, queue_url
+from local.template import REGION, Template, queue_url
 
 #: How soon a message is found whose delay or visibility timeout is over; moto wants whole seconds.
 LOOK_AGAIN_SECONDS = 1
@@ -36,13 +36,16 @@ def serve(child: Child) -> None:
 
 
 def create(template: Template, endpoint: str) -> None:
-    """Create the queues, buses, rules and targets of the template."""
+    """Create the queues, buckets, buses, rules and targets of the template."""
     sqs, events = client("sqs", endpoint), client("events", endpoint)
     # Dead-letter queues have no redrive policy and must exist before the queues that name them.
     for name, attributes in sorted(template.queues.items(), key=lambda queue: "RedrivePolicy" in queue[1]):
         created = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         if created != queue_url(endpoint, name):
             raise RuntimeError(f"queue {name} has the address {created}")
+    s3 = client("s3", endpoint)
+    for bucket in template.buckets:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     for bus in template.buses:
         events.create_event_bus(Name=bus)
     for rule in template.rules:

@@ -16,6 +16,8 @@ type Handler = Callable[[Any, Context], Any]
 
 #: After a failed invocation by the clock, as on AWS, the next one comes by its schedule; here that is this soon.
 SCHEDULE_RETRY_SECONDS = 1.0
+#: Every schedule of the template is this one: rate(1 minute).
+SCHEDULE_SECONDS = 60.0
 
 
 def client(service: str, endpoint: str) -> Any:
@@ -54,12 +56,16 @@ def poll(child: Child, function_name: str) -> None:
 
 
 def schedule(child: Child, function_name: str) -> None:
-    """Invoke a function again and again until the parent ends; the schedule's minute would only leave gaps."""
+    """Invoke a function again and again until the parent ends.
+
+    One that works for as long as its schedule's minute, or longer, is invoked again at once: a pause would only leave gaps.
+    """
     function = child.settings.template().functions[function_name]
     handler = load(function, child.settings.endpoint)
     event = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}, "region": REGION}
     child.ready()
     while not child.ending.is_set():
+        started = time.monotonic()
         with child.busy:
             try:
                 handler(event, context(function, child.ending))
@@ -67,6 +73,8 @@ def schedule(child: Child, function_name: str) -> None:
                 traceback.print_exc()
                 child.say(f"{snake(function_name):<18} failed; see its log")
                 child.ending.wait(SCHEDULE_RETRY_SECONDS)
+                continue
+        child.ending.wait(started + SCHEDULE_SECONDS - time.monotonic())
 
 
 def receive(sqs: Any, url: str, batch_size: int) -> list[dict[str, Any]]:

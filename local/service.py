@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from local import postgres, tokens
+from local import keys, postgres, tokens
 from local.child import Settings, aws_environment, clean_environment, log_path, snake
 from local.template import PROJECT, queue_url
 
@@ -53,9 +53,11 @@ def default_dir() -> Path:
     return Path(os.environ.get("LOCAL_DIR") or PROJECT / ".local").absolute()
 
 
-def parameters(base_url: str = "", database_url: str = "") -> dict[str, str]:
-    """Return the template's parameters for this computer."""
+def parameters(base_url: str, database_url: str, local_dir: Path) -> dict[str, str]:
+    """Return the template's parameters for this computer, and the keys that the stand-in for KMS can't sign with."""
     return {
+        "CredentialKey": f"file:{keys.path(local_dir, 'credential-key')}",
+        "CredentialJwtKey": f"file:{keys.path(local_dir, 'credential-jwt-key')}",
         "DatabaseUrl": database_url,
         "JwtIssuer": tokens.ISSUER,
         "JwtAudience": tokens.AUDIENCE,
@@ -110,14 +112,15 @@ def started(
         settings = Settings(
             local_dir=str(local_dir),
             endpoint=endpoint,
-            parameters=parameters(api_url, database_url),
+            parameters=parameters(api_url, database_url, local_dir),
             console=console,
             ready=-1,
             listener=listener.fileno(),
         )
         template = settings.template()
-        # The key is made before several children would.
+        # The keys are made before several children would.
         key = tokens.signing_key(local_dir)
+        keys.make(local_dir)
         children = Children(settings)
         stack.callback(children.stop)
         aws = children.start("aws", "aws")
@@ -133,7 +136,7 @@ def started(
         for source in template.sources:
             children.start(snake(source.function), "poll", source.function)
         for function in template.schedules:
-            children.start(snake(function), "schedule", function)
+            children.start(f"{snake(function)}_scheduled", "schedule", function)
         children.await_all_ready()
         environment = {
             "API_URL": api_url,

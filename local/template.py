@@ -71,6 +71,7 @@ class Template:
     sources: list[Source]
     schedules: list[str]
     queues: dict[str, dict[str, str]]
+    buckets: list[str]
     buses: list[str]
     rules: list[Rule]
     issuer: str
@@ -82,10 +83,16 @@ def queue_url(endpoint: str, name: str) -> str:
     return f"{endpoint}/{ACCOUNT}/{name}"
 
 
+def bucket(name: str) -> str:
+    """Return what a bucket is called on the stand-in, by its logical id."""
+    return f"{STACK}-{name.lower()}"
+
+
 def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "template.yaml") -> Template:
     """Read the template.
 
-    parameters: values for the template's parameters; the others have their defaults.
+    parameters: values for the template's parameters; the others have their defaults. A resource may be given a value too, as
+    the keys are that the stand-in for KMS can't sign with.
     endpoint: address of the stand-in for AWS, which is part of every queue's address.
     Raises TemplateError.
     """
@@ -97,6 +104,7 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
     sources: list[Source] = []
     schedules: list[str] = []
     queues: dict[str, dict[str, str]] = {}
+    buckets: list[str] = []
     buses: list[str] = []
     rules: list[Rule] = []
     issuer, audience = "", []
@@ -118,6 +126,8 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
                 issuer, audience = jwt["issuer"], jwt["audience"]
             case "AWS::SQS::Queue":
                 queues[name] = {key: _attribute(value) for key, value in resolve(properties).items()}
+            case "AWS::S3::Bucket":
+                buckets.append(bucket(name))
             case "AWS::Events::EventBus":
                 buses.append(resolve(properties["Name"]))
             case "AWS::Events::Rule":
@@ -127,7 +137,7 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
             case _:
                 # Layers, log groups and policies have no counterpart on this computer.
                 pass
-    return Template(functions, routes, sources, schedules, queues, buses, rules, issuer, audience)
+    return Template(functions, routes, sources, schedules, queues, buckets, buses, rules, issuer, audience)
 
 
 def _function(name: str, common: dict[str, Any], properties: dict[str, Any], resolve: "_Resolver") -> Function:
@@ -172,6 +182,7 @@ def _get_att(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, list[str]]:
 
 _Loader.add_constructor("!Ref", lambda loader, node: {"Ref": node.value})
 _Loader.add_constructor("!GetAtt", _get_att)
+_Loader.add_constructor("!Sub", lambda loader, node: {"Fn::Sub": node.value})
 # A version such as 2012-10-17 is a text in a template, never a date.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -213,6 +224,8 @@ class _Resolver:
         match self._type(name):
             case "AWS::SQS::Queue":
                 return queue_url(self._endpoint, name)
+            case "AWS::S3::Bucket":
+                return bucket(name)
             case "AWS::Events::EventBus":
                 return self(self._resources[name]["Properties"]["Name"])
             case _:

@@ -4,13 +4,14 @@ ServiceError
   x Malformed 400
   x Forbidden 403
   x NotFound 404            CourseVersionNotFound · EnrollmentNotFound · LessonNotFound · QuizNotFound · AttemptNotFound
-                            RequirementNotFound · RegradeNotFound · CertificateNotFound · MistypedCertificateUid · PathNotFound
+                            RequirementNotFound · RegradeNotFound · CertificateNotFound · MistypedCertificateUid
+                            StatusListNotFound · PathNotFound
   x Conflict 409            AlreadyCompleted · AlreadyRevoked · EnrollmentInactive · EnrollmentRevoked · NotRevoked
                             NoAttemptsLeft · RetryTooSoon · AttemptClosed · AttemptExpired · AttemptSetAside · AttemptIdTaken
                             CourseVersionChanged
   x UnsupportedMediaType 415
   x Invalid 422             FutureCommand
-  x Unavailable 503
+  x Unavailable 503         NotSignedYet
 
 Over HTTP an error is a problem document (RFC 9457); on a queue it is the `code` and `reason` of a dead letter.
 """
@@ -112,6 +113,10 @@ class MistypedCertificateUid(NotFound):
     title = "Mistyped certificate uid"
 
 
+class StatusListNotFound(NotFound):
+    """There is no such status list."""
+
+
 class Conflict(ServiceError):
     """The present state does not allow it."""
 
@@ -193,6 +198,10 @@ class Unavailable(ServiceError):
 
     status = 503
     title = "Temporarily unavailable"
+
+
+class NotSignedYet(Unavailable):
+    """The certificate is issued, and its credential is being signed."""
 
 
 def pointer(location: tuple[int | str, ...]) -> str:

@@ -6,9 +6,9 @@ gets here; what nobody expected is raised, so that Lambda counts it as an error.
 
 import base64
 import binascii
+import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple
@@ -181,29 +181,50 @@ def reply(model: BaseModel | str, status: int = 200) -> Response[str]:
     return Response(status, content_type="application/json", body=body, headers={"Cache-Control": "no-store"})
 
 
-def public_reply(body: str, *, html: bool, status: int = 200, policy: str = "default-src 'none'") -> Response[str]:
-    """An answer for anyone, which caches may keep for a minute: a page, or JSON."""
-    headers: dict[str, str | list[str]] = {
-        "Cache-Control": "public, max-age=60",
-        "Vary": "Accept",
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
+def public_reply(
+    app: APIGatewayHttpResolver,
+    body: str | bytes,
+    content_type: str = "application/json",
+    *,
+    status: int = 200,
+    max_age: int = 60,
+    headers: Mapping[str, str] | None = None,
+) -> Response[Any]:
+    """An answer for anyone, which caches may keep for `max_age` seconds; 304 without a body to whoever has it already.
+
+    Any web page may read it, since verifiers run in browsers too.
+    """
+    content = body.encode() if isinstance(body, str) else body
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    fields: dict[str, str | list[str]] = {
+        "Access-Control-Allow-Origin": "*",
+        "Cache-Control": f"public, max-age={max_age}",
+        "Content-Security-Policy": "default-src 'none'",
+        "ETag": etag,
         "Referrer-Policy": "no-referrer",
+        "Strict-Transport-Security": "max-age=31536000",
+        "X-Content-Type-Options": "nosniff",
+        **(headers or {}),
     }
-    return Response(status, content_type="text/html; charset=utf-8" if html else "application/json", body=body, headers=headers)
+    known = {tag.strip().removeprefix("W/") for tag in (app.current_event.headers.get("if-none-match") or "").split(",")}
+    if status == 200 and (etag in known or "*" in known):
+        return Response(304, headers=fields)
+    return Response(status, content_type=content_type, body=body, headers=fields)
 
 
-def prefers_html(accept: str | None) -> bool:
-    """Whether an Accept header (RFC 9110, section 12.5.1) puts a page before JSON; without one, or for anything, it is JSON."""
-    weights: dict[str, float] = {}
-    for part in (accept or "").split(","):
-        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        weights[media_type] = float(quality) if re.fullmatch(r"[01](\.[0-9]{0,9})?", quality) else 0
-    anything = weights.get("*/*", 0)
-    html = weights.get("text/html", weights.get("text/*", anything))
-    json_ = weights.get("application/json", weights.get("application/*", anything))
-    return html > 0 and (html > json_ or (html == json_ and "text/html" in weights and "application/json" not in weights))
+def preferred(accept: str | None, offers: Sequence[str]) -> str:
+    """Which of the media types on offer an Accept header asks for (RFC 9110, section 12.5.1).
+
+    Of those that weigh the same, one that is named stands before one that a wildcard covers, then the earlier offer. The
+    first offer is for whoever asks for anything, for nothing, or for something else.
+    """
+    asked = parsing.weights(accept)
+
+    def rank(offer: str) -> tuple[float, bool]:
+        weight = asked.get(offer, asked.get(f"{offer.split('/')[0]}/*", asked.get("*/*", 0)))
+        return weight, weight > 0 and offer in asked
+
+    return max(offers, key=rank)
 
 
 def _problem(app: APIGatewayHttpResolver, error: ServiceError) -> Response[str]:
@@ -252,6 +273,11 @@ def decode_cursor(cursor: str | None, where: str, *types: Any) -> Any:
 def answer(model: Any, description: str = "OK") -> Any:
     """OpenAPI's description of a JSON answer."""
     return {"description": description, "content": {"application/json": {"model": model}}}
+
+
+def content(media_type: str) -> Any:
+    """OpenAPI's description of an answer of another media type than JSON."""
+    return {"description": "OK", "content": {media_type: {}}}
 
 
 def problems(*statuses: int) -> dict[int, Any]:

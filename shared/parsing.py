@@ -82,6 +82,16 @@ def taken_as(moment: datetime, now: datetime) -> datetime:
     return now if moment > now + CLOCK_SKEW else moment
 
 
+def weights(header: str | None) -> dict[str, float]:
+    """What a header such as Accept asks for, in lower case, each with its weight (RFC 9110, section 12.4.2)."""
+    found: dict[str, float] = {}
+    for part in (header or "").split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        found[name] = float(quality) if re.fullmatch(r"[01](\.[0-9]{0,9})?", quality) else 0
+    return found
+
+
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 
 

@@ -34,6 +34,24 @@ def public_base_url() -> str:
 
 
 @cache
+def certificate_bucket() -> str:
+    """The S3 bucket of certificates' documents."""
+    return _required("CERTIFICATE_BUCKET")
+
+
+@cache
+def credential_key() -> str:
+    """The Ed25519 key that credentials are signed by: the id of a key in KMS, or `file:` and the path of a PEM file."""
+    return _required("CREDENTIAL_KEY")
+
+
+@cache
+def credential_jwt_key() -> str:
+    """The P-256 key that credentials are signed by as JWT, named like `credential_key`."""
+    return _required("CREDENTIAL_JWT_KEY")
+
+
+@cache
 def retry_patience_seconds() -> int:
     """For how many seconds an event is tried again whose enrolment or course version is not known yet."""
     return int(_required("RETRY_PATIENCE_SECONDS"))

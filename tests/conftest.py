@@ -1,5 +1,6 @@
 """A real PostgreSQL for all tests, migrated once by the code that migrates production."""
 
+import logging
 import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from moto.server import ThreadedMotoServer
 from psycopg import sql
 
 os.environ.update(
@@ -18,6 +20,10 @@ os.environ.update(
     RETRY_PATIENCE_SECONDS="20",
 )
 
+from local import keys
+from local.child import aws_environment
+from local.pollers import client
+from local.template import REGION
 from shared import db, settings
 from shared.quiz import store
 from tests.support.service import Service, context
@@ -80,8 +86,34 @@ def database_url(server_url: str, template_database: str) -> Generator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """Address of a stand-in for S3 with the bucket of the documents; the keys that sign are in files."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys.make(folder)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    os.environ.update(
+        aws_environment(endpoint),
+        CERTIFICATE_BUCKET="certificates",
+        CREDENTIAL_KEY=f"file:{keys.path(folder, 'credential-key')}",
+        CREDENTIAL_JWT_KEY=f"file:{keys.path(folder, 'credential-jwt-key')}",
+    )
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    create_bucket(endpoint)
+    yield endpoint
+    server.stop()
+
+
+def create_bucket(endpoint: str) -> None:
+    """Create the bucket that the service keeps documents in."""
+    bucket = os.environ["CERTIFICATE_BUCKET"]
+    client("s3", endpoint).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
 @pytest.fixture
-def service(database_url: str) -> Service:
+def service(database_url: str, s3: str) -> Service:
     """The service's handlers on a fresh database."""
     return Service(database_url)
 

@@ -4,15 +4,22 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.openapi.params import Body
+from aws_lambda_powertools.event_handler.openapi.params import Body, Path
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from shared import db, http
-from shared.certificate import page, store
+from shared import db, http, settings
+from shared.certificate import page, store, texts
 from shared.certificate.models import Certificate, CertificatePage, NotYet, OwnCertificate, ReasonBody, Requirement
 from shared.certificate.rules import read_uid
-from shared.errors import CertificateNotFound, EnrollmentNotFound, MistypedCertificateUid, NotFound
-from shared.observability import observed
+from shared.errors import (
+    CertificateNotFound,
+    EnrollmentNotFound,
+    MistypedCertificateUid,
+    NotFound,
+    NotSignedYet,
+    StatusListNotFound,
+)
+from shared.observability import logger, observed
 from shared.parsing import Time
 
 app = http.resolver()
@@ -90,27 +97,158 @@ def of_learner(user_id: http.UserId, limit: http.Limit = 50, cursor: http.Cursor
     return http.reply(CertificatePage(items=[row.own() for row in rows[:limit]], next_cursor=more))
 
 
+#: What a certificate is shown as, by media type and by the ending of its address; the first one where nothing else is asked for.
+FORMS = {
+    "application/json": ".json",
+    "text/html": ".html",
+    "application/vc": ".vc",
+    "application/vc+ld+json": ".vc",
+    "application/vc+jwt": ".jwt",
+    "application/pdf": ".pdf",
+    "image/png": ".png",
+}
+ENDINGS = {ending: media_type for media_type, ending in reversed(FORMS.items())}
+
+
 @app.get(
     "/certificates/<certificate_uid>",
     summary="Verify a certificate",
-    description="For anyone. As a page if the Accept header prefers text/html, else as JSON.",
+    description=(
+        "For anyone. By the Accept header: JSON, the verification page (text/html), the Open Badges 3.0 credential "
+        "(application/vc, application/vc+ld+json) or the same as JWT (application/vc+jwt), the document (application/pdf; "
+        "mostly a redirect to it) or a picture (image/png). An ending of the path, such as .pdf, says the same to whoever can "
+        "set no header: .json, .html, .vc, .jwt, .pdf, .png."
+    ),
     tags=["certificates"],
-    responses={200: http.answer(Certificate)} | http.problems(404),
+    responses={200: http.answer(Certificate)} | http.problems(404, 503),
 )
-def verify(certificate_uid: str) -> Response[str]:
-    as_page = http.prefers_html(app.current_event.headers.get("accept"))
-    uid = read_uid(certificate_uid)
+def verify(certificate_uid: str):
+    # No type of return: Powertools would take the bytes of a document for text.
+    headers = app.current_event.headers
+    text, dot, ending = certificate_uid.partition(".")
+    accepted = http.preferred(headers.get("accept"), list(FORMS))
+    form = ENDINGS.get(dot + ending) if dot else accepted
+    uid = read_uid(text) if form else None
     row = db.run(lambda conn: store.by_uid(conn, uid)).fetchone() if uid else None
-    if row:
-        certificate = row.public()
-        body = page.of_certificate(certificate) if as_page else certificate.model_dump_json()
-        return http.public_reply(body, html=as_page, policy=page.CONTENT_SECURITY_POLICY)
-    error = CertificateNotFound() if uid else MistypedCertificateUid()
+    if row is None:
+        return _no_certificate(mistyped=uid is None, as_page=(form or accepted) == "text/html")
+    match form:
+        case "text/html":
+            language = texts.choose(headers.get("accept-language"), row.locale)
+            return _page(page.of_certificate(row.public(), language), language)
+        case "image/png":
+            from shared.certificate import document
+
+            language = texts.choose(headers.get("accept-language"), row.locale)
+            return _public(document.picture(row.public(), language), "image/png", headers={"Content-Language": language})
+        case "application/pdf":
+            return _document(row)
+        case "application/vc" | "application/vc+ld+json":
+            return _credential(row.credential, form)
+        case "application/vc+jwt":
+            return _credential(row.credential_jwt, form)
+        case _:
+            return _public(row.public().model_dump_json())
+
+
+def _public(body: str | bytes, content_type: str = "application/json", **options: Any) -> Response[Any]:
+    varying = {"Vary": "Accept, Accept-Language"} | options.pop("headers", {})
+    return http.public_reply(app, body, content_type, headers=varying, **options)
+
+
+def _page(body: str, language: str, status: int = 200) -> Response[Any]:
+    headers = {"Content-Language": language, "Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
+    return _public(body, "text/html; charset=utf-8", status=status, headers=headers)
+
+
+def _no_certificate(*, mistyped: bool, as_page: bool) -> Response[Any]:
     if as_page:
-        return http.public_reply(
-            page.of_unknown(error.title, error.detail), html=True, status=404, policy=page.CONTENT_SECURITY_POLICY
-        )
-    raise error
+        language = texts.choose(app.current_event.headers.get("accept-language"), None)
+        return _page(page.of_unknown("mistyped" if mistyped else "unknown", language), language, 404)
+    raise MistypedCertificateUid if mistyped else CertificateNotFound
+
+
+def _credential(signed: str | None, media_type: str) -> Response[Any]:
+    """The signed credential as it is kept; a revoked or expired one too, since it says itself where its state is to be had."""
+    if signed is None:
+        raise NotSignedYet
+    return _public(signed, media_type)
+
+
+def _document(row: store.Shown) -> Response[Any]:
+    """A link to the document that is kept, or the document itself: where it is not there, and where it must say more.
+
+    The one that is kept says nothing of a revocation.
+    """
+    from shared.certificate import document
+
+    certificate = row.public()
+    if certificate.revoked_at is None and row.pdf_url:
+        link = _link(row, row.pdf_url)
+        if link:
+            return Response(302, headers={"Location": link, "Cache-Control": "no-store"})
+    return _public(document.pdf(certificate, row.locale), "application/pdf", max_age=0)
+
+
+def _link(row: store.Shown, pdf_url: str) -> str | None:
+    """A link to the document that is kept; None if it can't be had now. One that is gone is made again."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from shared.certificate import storage
+
+    try:
+        if storage.exists(pdf_url):
+            return storage.link(pdf_url)
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("the store of documents does not answer", reason=str(error))
+        return None
+    db.run(lambda conn: store.document_is_gone(conn, row.id, pdf_url))
+    return None
+
+
+@app.get(
+    "/status-lists/<number>",
+    summary="Which credentials of a status list are revoked",
+    description="For anyone: a signed BitstringStatusListCredential. It tells of a revocation within a minute.",
+    tags=["verification"],
+    responses={200: http.content("application/vc")} | http.problems(404),
+)
+def status_list(number: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> Response[Any]:
+    row = db.run(lambda conn: store.status_list(conn, number)).fetchone()
+    if row is None:
+        raise StatusListNotFound
+    return http.public_reply(app, row[0], "application/vc", max_age=30)
+
+
+@app.get(
+    "/.well-known/did.json",
+    summary="The issuer's DID document",
+    description="For anyone: the keys that credentials were ever signed by, as did:web (https://w3c-ccg.github.io/did-method-web/).",
+    tags=["verification"],
+    responses={200: http.content("application/did+json")},
+)
+def did_document() -> Response[Any]:
+    from shared.certificate import credential
+
+    keys = db.run(store.signing_keys).fetchall()
+    document = credential.did_document(settings.public_base_url(), keys)
+    return http.public_reply(app, credential.text(document), "application/did+json", max_age=300)
+
+
+@app.get(
+    "/.well-known/jwks.json",
+    summary="The issuer's keys as a JWK Set",
+    description="For anyone: the same keys as in the DID document (RFC 7517).",
+    tags=["verification"],
+    responses={200: http.content("application/jwk-set+json")},
+)
+def jwk_set() -> Response[Any]:
+    from shared.certificate import credential
+
+    keys = db.run(store.signing_keys).fetchall()
+    return http.public_reply(
+        app, credential.text(credential.jwk_set(settings.public_base_url(), keys)), "application/jwk-set+json", max_age=300
+    )
 
 
 @app.post(
@@ -133,7 +271,20 @@ def revoke(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Respons
     responses={200: http.answer(OwnCertificate)} | http.problems(403, 404, 422),
 )
 def reinstate(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Response[str]:
-    return _change(certificate_uid, lambda conn, uid: store.reinstate(conn, uid, body.reason))
+    actor = str(http.caller(app).user_id)
+    return _change(certificate_uid, lambda conn, uid: store.reinstate(conn, uid, body.reason, actor))
+
+
+@app.post(
+    "/certificates/<certificate_uid>/reissue",
+    summary="Issue a certificate anew under its uid, with the learner's name as it is now",
+    tags=["certificates"],
+    security=http.ADMIN_ONLY,
+    responses={200: http.answer(OwnCertificate)} | http.problems(403, 404, 422),
+)
+def reissue(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Response[str]:
+    actor = str(http.caller(app).user_id)
+    return _change(certificate_uid, lambda conn, uid: store.reissue(conn, uid, body.reason, actor))
 
 
 def _change(certificate_uid: str, change: Any) -> Response[str]:

@@ -1,4 +1,7 @@
-"""Issues certificates: the one place where that happens."""
+"""Issues certificates, and makes their documents and credentials: the one place where that happens.
+
+Started by messages, and every minute for what could not be made when its message came.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -6,7 +9,7 @@ from uuid import UUID
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, messages
-from shared.certificate import rules, store
+from shared.certificate import rules, service, store
 from shared.certificate.models import CertificateEvent, EnrollmentCompleted
 from shared.errors import EnrollmentNotFound, ServiceError
 from shared.observability import count, observed
@@ -24,7 +27,7 @@ MODELS = {
 def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
     """Issue the certificates of completed enrolments, once each; one whose learner has no name yet waits for `learner.updated`.
 
-    The events on certificates themselves ask for nothing: a certificate's state is in its row.
+    The events on certificates themselves ask for nothing here: what is to be done for them is in their rows.
     """
     completed = {n: item.event.data for n, item in enumerate(incoming) if isinstance(item.event.data, EnrollmentCompleted)}
     keys = {(data.user_id, data.course_version_id) for data in completed.values()}
@@ -44,4 +47,6 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
 
 @observed()
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    return messages.work("certificate", event, MODELS, take)
+    answer = messages.work("certificate", event, MODELS, take) if "Records" in event else {}
+    service.finish(context.get_remaining_time_in_millis)
+    return answer

@@ -8,6 +8,17 @@ from pydantic import BaseModel, ConfigDict
 from shared.parsing import Reason, Time
 
 CertificateStatus = Literal["valid", "expired", "revoked"]
+#: What credentials are signed by: with a Data Integrity proof, or as JSON Web Token.
+Algorithm = Literal["Ed25519", "ES256"]
+
+
+class Criterion(BaseModel):
+    """One thing that the course asked of everyone who has its certificate."""
+
+    kind: Literal["lesson", "quiz"]
+    title: str
+    pass_threshold_percentage: float | None
+    """Of a quiz: the least score, 0-100, with which it is passed."""
 
 
 class Certificate(BaseModel):
@@ -19,6 +30,7 @@ class Certificate(BaseModel):
     course_title: str
     version: str
     issuer_name: str
+    criteria: list[Criterion]
     score: float | None
     """Mean of the best scores in the required quizzes, 0-100; null where none is required."""
     completed_at: Time

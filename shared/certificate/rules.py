@@ -1,10 +1,13 @@
-"""The certificate uid: unguessable, easy to read out and to type, with a check character."""
+"""The certificate uid: unguessable, easy to read out and to type, with a check character; and texts as they are shown."""
 
 import secrets
+import unicodedata
 
 #: Crockford's base 32: digits and capital letters without I, L, O and U (https://www.crockford.com/base32.html).
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _READ_AS = str.maketrans("OIL", "011")
+#: Embeddings, overrides and isolates (Unicode Standard Annex 9).
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 #: Random characters, of 5 bits each: 115 bits.
 _RANDOM_CHARACTERS = 23
 
@@ -43,3 +46,12 @@ def _remainder(characters: str) -> int:
 
 def _grouped(characters: str) -> str:
     return "-".join(characters[n : n + 4] for n in range(0, len(characters), 4))
+
+
+def printable(text: str) -> str:
+    """A text as documents and credentials show it: white space folded, without control characters.
+
+    Those that change the direction of writing go too: with them, a name could make the words around it read otherwise.
+    """
+    kept = (c for c in text if c.isspace() or (unicodedata.category(c) != "Cc" and c not in _DIRECTIONS))
+    return " ".join("".join(kept).split())

@@ -10,7 +10,7 @@ from psycopg import Cursor
 from psycopg.rows import class_row
 
 from shared import settings
-from shared.certificate.models import Certificate, CertificateStatus, OwnCertificate
+from shared.certificate.models import Algorithm, Certificate, CertificateStatus, OwnCertificate
 from shared.db import Connection, columns
 
 
@@ -40,34 +40,33 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
         """
         WITH i AS (
             SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[]) AS i (user_id, course_version_id, certificate_uid)
-        ), issued AS (
-            INSERT INTO certificates AS c (user_id, course_version_id, certificate_uid, expires_at, metadata)
-            SELECT e.user_id, e.course_version_id, i.certificate_uid, now() + make_interval(days => v.certificate_valid_for_days),
-                jsonb_build_object(
-                    'learner_name', l.name, 'locale', l.locale, 'course_title', v.title, 'version', v.version,
-                    'issuer_name', v.issuer_name, 'completed_at', rfc3339(e.completed_at), 'score', (
-                        SELECT avg(best.score) FROM (
-                            SELECT max(a.score) FILTER (WHERE a.is_passed) AS score FROM course_version_quizzes q
-                            LEFT JOIN quiz_attempts a ON a.user_id = e.user_id AND a.quiz_id = q.quiz_id
-                                AND a.enrolled_course_version_id = e.course_version_id
-                            WHERE q.course_version_id = e.course_version_id AND q.required
-                            GROUP BY q.quiz_id
-                        ) best
-                    )
-                )
+        ), due AS MATERIALIZED (
+            SELECT e.user_id, e.course_version_id, i.certificate_uid, certificate_metadata(e) AS metadata,
+                now() + make_interval(days => v.certificate_valid_for_days) AS expires_at,
+                nextval('status_list_entries') AS status_entry
             FROM i
             JOIN enrollments e ON e.user_id = i.user_id AND e.course_version_id = i.course_version_id AND e.status = 'completed'
             JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
             JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
-            ORDER BY e.user_id, e.course_version_id
+            LEFT JOIN certificates c ON c.user_id = e.user_id AND c.course_version_id = e.course_version_id
+            WHERE c.id IS NULL OR is_renewed_by(c, e.completed_at)
+        ), lists AS (
+            INSERT INTO status_lists (number) SELECT DISTINCT status_entry / 131072 FROM due ORDER BY 1 ON CONFLICT DO NOTHING
+        ), issued AS (
+            INSERT INTO certificates AS c (user_id, course_version_id, certificate_uid, expires_at, metadata, status_entry)
+            SELECT user_id, course_version_id, certificate_uid, expires_at, metadata, status_entry
+            FROM due ORDER BY user_id, course_version_id
             ON CONFLICT (user_id, course_version_id) DO UPDATE
-            SET issued_at = now(), expires_at = excluded.expires_at, metadata = excluded.metadata, pdf_url = NULL,
-                revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL, completion_withdrawn = FALSE
-            WHERE is_renewed_by(c, (excluded.metadata ->> 'completed_at')::timestamptz)
+            SET issued_at = now(), expires_at = excluded.expires_at, metadata = excluded.metadata, revision = c.revision + 1,
+                status_entry = excluded.status_entry, pdf_url = NULL, credential = NULL, credential_jwt = NULL, due_at = now(),
+                tries = 0, revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL, completion_withdrawn = FALSE
             RETURNING c.id, c.user_id, c.course_version_id, c.certificate_uid, c.issued_at
         ), renewed AS (
-            INSERT INTO certificate_snapshots (certificate_id, issued_at, expires_at, pdf_url, metadata)
-            SELECT old.id, old.issued_at, old.expires_at, old.pdf_url, old.metadata
+            INSERT INTO certificate_snapshots (
+                certificate_id, issued_at, expires_at, pdf_url, metadata, revision, status_entry, credential, credential_jwt
+            )
+            SELECT old.id, old.issued_at, old.expires_at, old.pdf_url, old.metadata, old.revision, old.status_entry,
+                old.credential, old.credential_jwt
             FROM certificates old JOIN issued c ON c.id = old.id
             RETURNING certificate_id
         ), counted AS (
@@ -116,8 +115,8 @@ def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Certificate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
     """A row of the certificates' table with its status by the database's clock."""
 
     id: UUID
@@ -137,16 +136,35 @@ class _Certificate:
     def own(self) -> OwnCertificate:
         return OwnCertificate.model_validate(self._values())
 
+    def as_issued(self) -> Certificate:
+        """What its document and its credential say, whatever becomes of it: their reader asks for its state."""
+        return self.public().model_copy(update={"status": "valid", "revoked_at": None, "revocation_reason": None})
+
+    @property
+    def locale(self) -> str | None:
+        """The learner's locale when the certificate was issued (BCP 47)."""
+        return self.metadata["locale"]
+
     def _values(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {name: getattr(self, name) for name in Row.__slots__}
         return self.metadata | values | {"url": f"{settings.public_base_url()}/certificates/{self.certificate_uid}"}
 
 
-def by_uid(conn: Connection, certificate_uid: str) -> Cursor[_Certificate]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown(Row):
+    """A certificate with what was made of it; None: not yet."""
+
+    pdf_url: str | None
+    credential: str | None
+    credential_jwt: str | None
+
+
+def by_uid(conn: Connection, certificate_uid: str) -> Cursor[Shown]:
     """The certificate with this uid."""
-    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+    return conn.cursor(row_factory=class_row(Shown)).execute(
         """
         SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
+            pdf_url, credential, credential_jwt,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
         FROM certificates WHERE certificate_uid = %s
         """,
@@ -154,9 +172,9 @@ def by_uid(conn: Connection, certificate_uid: str) -> Cursor[_Certificate]:
     )
 
 
-def of_enrollment(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[_Certificate]:
+def of_enrollment(conn: Connection, user_id: UUID, course_version_id: UUID) -> Cursor[Row]:
     """The certificate of an enrolment."""
-    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+    return conn.cursor(row_factory=class_row(Row)).execute(
         """
         SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
@@ -166,9 +184,9 @@ def of_enrollment(conn: Connection, user_id: UUID, course_version_id: UUID) -> C
     )
 
 
-def of_learner(conn: Connection, user_id: UUID, after: tuple[datetime, UUID] | None, limit: int) -> Cursor[_Certificate]:
+def of_learner(conn: Connection, user_id: UUID, after: tuple[datetime, UUID] | None, limit: int) -> Cursor[Row]:
     """A learner's certificates in the order in which they were issued, from behind the key `after`."""
-    return conn.cursor(row_factory=class_row(_Certificate)).execute(
+    return conn.cursor(row_factory=class_row(Row)).execute(
         """
         SELECT id, user_id, course_version_id, certificate_uid, issued_at, expires_at, revoked_at, revocation_reason, metadata,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
@@ -261,7 +279,14 @@ def revoke(
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + 1
             FROM revoked c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-            RETURNING e.sequence
+            RETURNING e.sequence, e.status
+        ), history AS (
+            INSERT INTO enrollment_history (
+                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+            )
+            SELECT c.user_id, c.course_version_id, 'certificate_revoked', n.status, n.status, now(), %(actor)s, %(reason)s,
+                jsonb_build_object('certificate_uid', c.certificate_uid)
+            FROM revoked c CROSS JOIN counted n
         )
         INSERT INTO outbox (destination, type, occurred_at, data)
         SELECT 'bus', 'certificate.revoked', c.revoked_at, jsonb_build_object(
@@ -280,7 +305,7 @@ def revoke(
     )
 
 
-def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
+def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -> None:
     """Lift the revocation of a certificate and publish it; one that is not revoked stays as it is."""
     conn.execute(
         """
@@ -293,7 +318,14 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
         ), counted AS (
             UPDATE enrollments e SET sequence = e.sequence + 1
             FROM reinstated c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-            RETURNING e.sequence
+            RETURNING e.sequence, e.status
+        ), history AS (
+            INSERT INTO enrollment_history (
+                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+            )
+            SELECT c.user_id, c.course_version_id, 'certificate_reinstated', n.status, n.status, now(), %(actor)s, %(reason)s,
+                jsonb_build_object('certificate_uid', c.certificate_uid)
+            FROM reinstated c CROSS JOIN counted n
         )
         INSERT INTO outbox (destination, type, occurred_at, data)
         SELECT 'bus', 'certificate.reinstated', now(), jsonb_build_object(
@@ -302,5 +334,83 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str) -> None:
         )
         FROM reinstated c CROSS JOIN counted n
         """,
-        {"uid": certificate_uid, "reason": reason},
+        {"uid": certificate_uid, "reason": reason, "actor": actor},
     )
+
+
+def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> None:
+    """Make a new snapshot of a certificate, with the learner's name as it is now, keep the old one, and publish it.
+
+    Its uid, its date of issue, its expiry and a revocation stay. What the enrolment achieved is taken anew as well, unless it
+    is not completed any more.
+    """
+    conn.execute(
+        """
+        WITH fresh AS MATERIALIZED (
+            SELECT c.id, nextval('status_list_entries') AS status_entry, c.metadata
+                || CASE WHEN e.status = 'completed' THEN certificate_metadata(e) ELSE '{}' END
+                || jsonb_build_object(
+                    'learner_name', coalesce(l.name, c.metadata ->> 'learner_name'),
+                    'locale', coalesce(l.locale, c.metadata ->> 'locale')
+                ) AS metadata
+            FROM certificates c
+            JOIN enrollments e ON e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            LEFT JOIN learners l ON l.user_id = c.user_id
+            WHERE c.certificate_uid = %(uid)s
+        ), lists AS (
+            INSERT INTO status_lists (number) SELECT status_entry / 131072 FROM fresh ON CONFLICT DO NOTHING
+        ), reissued AS (
+            UPDATE certificates c
+            SET metadata = fresh.metadata, revision = c.revision + 1, status_entry = fresh.status_entry, pdf_url = NULL,
+                credential = NULL, credential_jwt = NULL, due_at = now(), tries = 0
+            FROM fresh WHERE c.id = fresh.id
+            RETURNING c.id, c.user_id, c.course_version_id, c.certificate_uid,
+                CASE WHEN c.revoked_at IS NOT NULL THEN 'revoked' WHEN c.expires_at <= now() THEN 'expired' ELSE 'valid' END
+                    AS status
+        ), kept AS (
+            INSERT INTO certificate_snapshots (
+                certificate_id, issued_at, expires_at, pdf_url, metadata, revision, status_entry, credential, credential_jwt,
+                actor, reason
+            )
+            SELECT old.id, old.issued_at, old.expires_at, old.pdf_url, old.metadata, old.revision, old.status_entry,
+                old.credential, old.credential_jwt, %(actor)s, %(reason)s
+            FROM certificates old JOIN reissued c ON c.id = old.id
+        ), counted AS (
+            UPDATE enrollments e SET sequence = e.sequence + 1
+            FROM reissued c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+            RETURNING e.sequence, e.status
+        ), history AS (
+            INSERT INTO enrollment_history (
+                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+            )
+            SELECT c.user_id, c.course_version_id, 'certificate_reissued', n.status, n.status, now(), %(actor)s, %(reason)s,
+                jsonb_build_object('certificate_uid', c.certificate_uid)
+            FROM reissued c CROSS JOIN counted n
+        )
+        INSERT INTO outbox (destination, type, occurred_at, data)
+        SELECT 'bus', 'certificate.reissued', now(), jsonb_build_object(
+            'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
+            'status', c.status, 'reason', %(reason)s::text, 'sequence', n.sequence
+        )
+        FROM reissued c CROSS JOIN counted n
+        """,
+        {"uid": certificate_uid, "reason": reason, "actor": actor},
+    )
+
+
+def document_is_gone(conn: Connection, certificate_id: UUID, pdf_url: str) -> None:
+    """Have a document made again that is not in its place any more."""
+    conn.execute(
+        "UPDATE certificates SET pdf_url = NULL, due_at = now(), tries = 0 WHERE id = %b AND pdf_url = %s",
+        [certificate_id, pdf_url],
+    )
+
+
+def signing_keys(conn: Connection) -> Cursor[tuple[Algorithm, bytes]]:
+    """The public keys that credentials were ever signed by, the newest first: algorithm and SubjectPublicKeyInfo."""
+    return conn.execute("SELECT algorithm, public_key FROM signing_keys ORDER BY created_at DESC, kid", binary=True)
+
+
+def status_list(conn: Connection, number: int) -> Cursor[tuple[str]]:
+    """The signed credential of a status list, once there is one."""
+    return conn.execute("SELECT credential FROM status_lists WHERE number = %s AND credential IS NOT NULL", [number])

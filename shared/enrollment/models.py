@@ -55,7 +55,7 @@ class HistoryEntry(BaseModel):
 
     `actor` is a user's id over HTTP, the source of the event on a queue, `learner-progress` for the service itself.
     `details` of a reset hold what was set aside, `lessons` and `quiz_attempts`; of a waiver its `requirement_id`; of a transfer
-    the course version it went `to` or came `from`; of an allowance what was granted.
+    the course version it went `to` or came `from`; of an allowance what was granted; of a certificate its `certificate_uid`.
     """
 
     type: Literal[
@@ -71,6 +71,9 @@ class HistoryEntry(BaseModel):
         "waiver_withdrawn",
         "transferred",
         "allowance_changed",
+        "certificate_revoked",
+        "certificate_reinstated",
+        "certificate_reissued",
     ]
     from_status: Status | None
     to_status: Status

@@ -39,6 +39,8 @@ def stack() -> template.Template:
         "DatabaseUrl": "postgresql://app@database.example.org/learner_progress",
         "JwtIssuer": "https://iam.example.org",
         "PublicBaseUrl": "https://certificates.example.org",
+        "CredentialKey": "key-of-credentials",
+        "CredentialJwtKey": "key-of-tokens",
     }
     return template.read(parameters, "https://sqs.eu-west-1.amazonaws.com")
 

@@ -8,7 +8,14 @@ from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
 
 from local.template import Template
 
-PUBLIC_ROUTES = {("GET", "/certificates/{certificate_uid}"), ("GET", "/health"), ("ANY", "$default")}
+PUBLIC_ROUTES = {
+    ("GET", "/certificates/{certificate_uid}"),
+    ("GET", "/status-lists/{number}"),
+    ("GET", "/.well-known/did.json"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/health"),
+    ("ANY", "$default"),
+}
 
 
 def resources(document: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -39,8 +46,10 @@ def test_every_function_answers_the_routes_that_reach_it_and_no_others(stack: Te
 def test_every_layer_is_built_for_the_architecture_of_the_functions(document: dict[str, Any]) -> None:
     layers = resources(document, "AWS::Serverless::LayerVersion")
     assert layers
-    for layer in layers.values():
-        assert layer["Metadata"]["BuildArchitecture"] == {"Ref": "Architecture"}
+    for name, layer in layers.items():
+        # Fonts are for every machine.
+        if name != "FontsLayer":
+            assert layer["Metadata"]["BuildArchitecture"] == {"Ref": "Architecture"}
         assert layer["Properties"]["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
     assert document["Globals"]["Function"]["Architectures"] == [{"Ref": "Architecture"}]
 
@@ -59,9 +68,27 @@ def test_every_queue_has_a_worker_and_a_dead_letter_queue_and_time_enough(stack:
     assert all(queue["SqsManagedSseEnabled"] == "true" for queue in stack.queues.values())
 
 
-def test_only_the_relay_may_call_aws_and_it_reaches_every_queue(document: dict[str, Any], stack: Template) -> None:
+def test_a_public_route_is_throttled_unless_it_only_says_that_all_is_well(document: dict[str, Any]) -> None:
+    throttled = document["Resources"]["Api"]["Properties"]["RouteSettings"]
+    assert {tuple(route.split(" ")) for route in throttled} == PUBLIC_ROUTES - {("GET", "/health"), ("ANY", "$default")}
+
+
+def test_each_function_may_call_of_aws_what_it_needs_and_most_may_call_nothing(document: dict[str, Any], stack: Template) -> None:
     functions = resources(document, "AWS::Serverless::Function")
-    assert [name for name, function in functions.items() if "Policies" in function["Properties"]] == ["OutboxRelay"]
+    allowed = {
+        name: [(s["Action"], s["Resource"]) for policy in function["Properties"]["Policies"] for s in policy["Statement"]]
+        for name, function in functions.items()
+        if "Policies" in function["Properties"]
+    }
+    documents = {"Sub": "${CertificateBucket.Arn}/certificates/*"}
+    keys = [{"GetAtt": "CredentialKey.Arn"}, {"GetAtt": "CredentialJwtKey.Arn"}]
+    assert set(allowed) == {"OutboxRelay", "CertificateApi", "CertificateWorker"}
+    assert allowed["CertificateApi"] == [("s3:GetObject", documents), ("s3:ListBucket", {"GetAtt": "CertificateBucket.Arn"})]
+    assert allowed["CertificateWorker"] == [("s3:PutObject", documents), (["kms:Sign", "kms:GetPublicKey"], keys)]
+
+
+def test_the_relay_reaches_every_queue(document: dict[str, Any], stack: Template) -> None:
+    functions = resources(document, "AWS::Serverless::Function")
     publish, send = functions["OutboxRelay"]["Properties"]["Policies"][0]["Statement"]
     assert (publish["Action"], publish["Resource"]) == ("events:PutEvents", {"GetAtt": "EventBus.Arn"})
     assert send["Action"] == "sqs:SendMessage"

@@ -62,7 +62,10 @@ class Learner:
     def history(self) -> list[tuple[str | None, str]]:
         """From which status to which, in order; checks on the way that history, events and numbering agree."""
         rows = self.service.rows(
-            "SELECT * FROM enrollment_history WHERE user_id = %s AND course_version_id = %s ORDER BY sequence",
+            """
+            SELECT * FROM enrollment_history WHERE user_id = %s AND course_version_id = %s AND sequence IS NOT NULL
+            ORDER BY sequence
+            """,
             self.user_id,
             self.course_version_id,
         )

@@ -36,8 +36,16 @@ WAY: list[tuple[str, int | None]] = [
     ("certificate_api/list_certificates", 200),
     ("certificate_api/verify_certificate", 200),
     ("certificate_api/verify_certificate_in_browser", 200),
+    ("certificate_api/get_credential", 200),
+    ("certificate_api/get_credential_as_jwt", 200),
+    ("certificate_api/get_document", 302),
+    ("certificate_api/get_status_list", 200),
+    ("certificate_api/get_did_document", 200),
+    ("certificate_api/get_jwk_set", 200),
     ("certificate_api/revoke_certificate", 200),
     ("certificate_api/reinstate_certificate", 200),
+    ("certificate_api/reissue_certificate", 200),
+    ("certificate_worker/every_minute", None),
     ("enrollment_api/cancel_enrollment", 409),
     ("enrollment_api/revoke_enrollment", 200),
     ("enrollment_api/reinstate_enrollment", 200),
@@ -82,8 +90,8 @@ def test_every_example_works_in_the_order_of_a_learners_way(service: Service, ro
         answers[name] = service.invoke(name.split("/")[0], json.loads(text))
         if status:
             assert answers[name]["statusCode"] == status, (name, answers[name]["body"])
-        elif name.endswith("_worker"):
-            assert answers[name] == {"batchItemFailures": []}
+        elif name.split("/")[0].endswith("_worker"):
+            assert answers[name] == ({} if name.endswith("every_minute") else {"batchItemFailures": []})
     assert "Fire safety in the office" in answers["certificate_api/verify_certificate_in_browser"]["body"]
     assert json.loads(answers["enrollment_api/reinstate_enrollment"]["body"])["status"] == "completed"
     assert sorted(row["code"] for row in service.dead_letters()) == ["invalid", "malformed", "unknown_type"]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from local.gateway import Request, Routes
 from local.service import parameters
 from local.template import Route
 
-STACK = template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db"), "http://127.0.0.1:4000")
+STACK = template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db", Path("/nowhere")), "http://127.0.0.1:4000")
 USER = "5d0e7c1a-3b52-4f0e-9c41-6a1f0b7d2e10"
 NONE: gateway.Headers = []
 PRIVATE = Route("GET", "/users/{user_id}/enrollments", "EnrollmentApi", public=False)

@@ -24,7 +24,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     log_path(local_dir, "aws").parent.mkdir()
     endpoint = f"http://127.0.0.1:{postgres.free_port()}"
     settings = Settings(
-        str(local_dir), endpoint, parameters("http://127.0.0.1:3000", "postgresql://somewhere/db"), console=2, ready=-1
+        str(local_dir), endpoint, parameters("http://127.0.0.1:3000", "postgresql://somewhere/db", local_dir), console=2, ready=-1
     )
     children = Children(settings)
     try:

@@ -12,7 +12,7 @@ ENDPOINT = "http://127.0.0.1:4000"
 
 @pytest.fixture(scope="module")
 def stack() -> template.Template:
-    return template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db"), ENDPOINT)
+    return template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db", Path("/nowhere")), ENDPOINT)
 
 
 def test_every_worker_has_a_queue_with_its_dead_letter_queue(stack: template.Template) -> None:

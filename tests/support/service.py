@@ -1,5 +1,6 @@
 """The service as its callers have it: real events into the real handlers."""
 
+import base64
 import importlib
 import json
 import re
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -25,12 +27,14 @@ FUNCTIONS = {
     "enrollment": r"/users/[^/]+/enrollments(/[^/]+(/cancel|/revoke|/reinstate|/reset|/transfer|/history|/requirements/.+)?)?$",
     "progress": r"/users/[^/]+/enrollments/[^/]+/(lessons/[^/]+/)?progress$",
     "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/(attempts|allowance)$|/quiz-attempts/|/course-versions/[^/]+/quizzes/",
-    "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/",
+    "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/|/status-lists/|/\.well-known/",
 }
 
 
 #: The types that the rule on the bus hands to the certificate queue.
-_STACK = template.read(parameters("http://127.0.0.1:3000", "postgresql://somewhere/db"), "http://127.0.0.1:4000")
+_STACK = template.read(
+    parameters("http://127.0.0.1:3000", "postgresql://somewhere/db", Path("/nowhere")), "http://127.0.0.1:4000"
+)
 CERTIFICATE_RULE = json.loads(_STACK.rules[0].pattern)["detail-type"]
 
 
@@ -58,7 +62,11 @@ class Answer:
 
     status: int
     headers: dict[str, str]
-    text: str
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
 
     @property
     def json(self) -> Any:
@@ -139,7 +147,9 @@ class Service:
             "isBase64Encoded": False,
         }
         answer = self.invoke(f"{name}_api", payload)
-        return Answer(answer["statusCode"], {k.lower(): v for k, v in answer["headers"].items()}, answer["body"])
+        body = answer.get("body") or ""
+        content = base64.b64decode(body) if answer["isBase64Encoded"] else body.encode()
+        return Answer(answer["statusCode"], {k.lower(): v for k, v in answer["headers"].items()}, content)
 
     def admin(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         """One request by an administrator."""
