@@ -509,7 +509,7 @@ def show_counts(console: Console, counts: dict[str, Any], standins: float) -> No
 
 
 def a_certificate(service: dict[str, str], dataset: oulad.Dataset) -> tuple[str, str, Path] | None:
-    """Fetch the page of the certificate that was issued first: its holder, its address, and the file it was saved in."""
+    """Fetch the document of the certificate that was issued first: its holder, its address, and the file it was saved in."""
     with psycopg.connect(service["DATABASE_URL"], autocommit=True) as database:
         row = database.execute(
             "SELECT certificate_uid, metadata ->> 'learner_name' FROM certificates"
@@ -520,21 +520,21 @@ def a_certificate(service: dict[str, str], dataset: oulad.Dataset) -> tuple[str,
         return None
     uid, name = row
     address = f"{service['API_URL']}/certificates/{uid}"
-    answer = httpx.get(address, headers={"Accept": "text/html"}, timeout=STALL_SECONDS)
+    answer = httpx.get(address, headers={"Accept": "application/pdf"}, timeout=STALL_SECONDS, follow_redirects=True)
     if answer.status_code != 200:
         raise DemoError(f"GET {address} answered {answer.status_code}: {answer.text[:500]}")
-    page = state_folder() / f"{uid}.html"
-    page.write_bytes(answer.content)
-    return name, address, page
+    document = state_folder() / f"{uid}.pdf"
+    document.write_bytes(answer.content)
+    return name, address, document
 
 
 def show_next(console: Console, service: dict[str, str], certificate: tuple[str, str, Path] | None) -> None:
     """Print where to find a certificate and what to try next."""
     if certificate is not None:
-        name, address, page = certificate
+        name, address, document = certificate
         console.print(f"\nA certificate of {escape(name)}")
-        console.print(f"  page     {escape(str(page))}", soft_wrap=True)
-        console.print(f"  address  {address}  (while the service runs)", soft_wrap=True)
+        console.print(f"  document  {escape(str(document))}", soft_wrap=True)
+        console.print(f"  address   {address}  (while the service runs)", soft_wrap=True)
     console.print("\nNext")
     console.print("  make run                 the same service and data, to try by hand")
     console.print("  make demo DATA=<folder>  the same with other presentations of the data set")

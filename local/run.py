@@ -128,7 +128,7 @@ def _welcome(environment: dict[str, str], local_dir: Path, seconds: float) -> st
   HTTP API       [bold]{api}[/]
   Documentation  [bold]{api}/docs[/]
   Database       {environment["DATABASE_URL"]}
-  SQS and bus    {environment["AWS_ENDPOINT_URL"]}
+  SQS, bus, S3   {environment["AWS_ENDPOINT_URL"]}
   Logs           {folder}/log/
 
 [bold]Learner's token[/] (Ada Lovelace)

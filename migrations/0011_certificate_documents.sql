@@ -139,3 +139,7 @@ RETURN (
     FROM course_versions v LEFT JOIN learners l ON l.user_id = (e).user_id
     WHERE v.course_version_id = (e).course_version_id
 );
+
+-- What was required has not been in snapshots before.
+UPDATE certificates c SET metadata = c.metadata || jsonb_build_object('criteria', certificate_metadata(e) -> 'criteria')
+FROM enrollments e WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id;

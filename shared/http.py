@@ -270,14 +270,12 @@ def decode_cursor(cursor: str | None, where: str, *types: Any) -> Any:
         raise Invalid(Flaw("query/cursor", "expected next_cursor of this list, unchanged")) from None
 
 
-def answer(model: Any, description: str = "OK") -> Any:
-    """OpenAPI's description of a JSON answer."""
-    return {"description": description, "content": {"application/json": {"model": model}}}
-
-
-def content(media_type: str) -> Any:
-    """OpenAPI's description of an answer of another media type than JSON."""
-    return {"description": "OK", "content": {media_type: {}}}
+def answer(model: Any = None, description: str = "OK", also: Sequence[str] = ()) -> Any:
+    """OpenAPI's description of an answer: as JSON by a model, if there is one, and in what other media types."""
+    content: dict[str, Any] = {media_type: {} for media_type in also}
+    if model is not None:
+        content["application/json"] = {"model": model}
+    return {"description": description, "content": content}
 
 
 def problems(*statuses: int) -> dict[int, Any]:

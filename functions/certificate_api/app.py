@@ -120,7 +120,8 @@ ENDINGS = {ending: media_type for media_type, ending in reversed(FORMS.items())}
         "set no header: .json, .html, .vc, .jwt, .pdf, .png."
     ),
     tags=["certificates"],
-    responses={200: http.answer(Certificate)} | http.problems(404, 503),
+    responses={200: http.answer(Certificate, also=list(FORMS)), 302: http.answer(None, "Where the document is, for five minutes")}
+    | http.problems(404, 503),
 )
 def verify(certificate_uid: str):
     # No type of return: Powertools would take the bytes of a document for text.
@@ -211,7 +212,7 @@ def _link(row: store.Shown, pdf_url: str) -> str | None:
     summary="Which credentials of a status list are revoked",
     description="For anyone: a signed BitstringStatusListCredential. It tells of a revocation within a minute.",
     tags=["verification"],
-    responses={200: http.content("application/vc")} | http.problems(404),
+    responses={200: http.answer(also=["application/vc"])} | http.problems(404),
 )
 def status_list(number: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> Response[Any]:
     row = db.run(lambda conn: store.status_list(conn, number)).fetchone()
@@ -225,14 +226,14 @@ def status_list(number: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> Response[An
     summary="The issuer's DID document",
     description="For anyone: the keys that credentials were ever signed by, as did:web (https://w3c-ccg.github.io/did-method-web/).",
     tags=["verification"],
-    responses={200: http.content("application/did+json")},
+    responses={200: http.answer(also=["application/did+json"])},
 )
 def did_document() -> Response[Any]:
     from shared.certificate import credential
 
     keys = db.run(store.signing_keys).fetchall()
     document = credential.did_document(settings.public_base_url(), keys)
-    return http.public_reply(app, credential.text(document), "application/did+json", max_age=300)
+    return http.public_reply(app, credential.text(document), "application/did+json")
 
 
 @app.get(
@@ -240,14 +241,14 @@ def did_document() -> Response[Any]:
     summary="The issuer's keys as a JWK Set",
     description="For anyone: the same keys as in the DID document (RFC 7517).",
     tags=["verification"],
-    responses={200: http.content("application/jwk-set+json")},
+    responses={200: http.answer(also=["application/jwk-set+json"])},
 )
 def jwk_set() -> Response[Any]:
     from shared.certificate import credential
 
     keys = db.run(store.signing_keys).fetchall()
     return http.public_reply(
-        app, credential.text(credential.jwk_set(settings.public_base_url(), keys)), "application/jwk-set+json", max_age=300
+        app, credential.text(credential.jwk_set(settings.public_base_url(), keys)), "application/jwk-set+json"
     )
 
 

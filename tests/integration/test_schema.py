@@ -1,21 +1,26 @@
 """The migrated database against the schema that the service grew from, and what migrations promise."""
 
 import ast
+import json
 import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from functions.migrate.app import handler as migrate
 from shared import settings
-from tests.conftest import database
+from shared.certificate.credential import encoded_list
+from shared.certificate.rules import new_uid
+from tests.conftest import created, database
 from tests.support.service import Service, context
 
 #: DBML's types as PostgreSQL names them. Times carry their zone here.
@@ -279,3 +284,77 @@ def test_no_statement_is_so_long_that_the_proxy_would_pin_its_connection(root: P
         assert isinstance(text, ast.Constant), f"{place}: a statement has to be a literal"
         assert isinstance(text.value, str), place
         assert len(text.value.encode()) < 16 * 1024, place
+
+
+def test_certificates_from_before_they_had_documents_get_all_that_belongs_to_them(s3: str, server_url: str, root: Path):
+    migrations = sorted((root / "migrations").glob("*.sql"))
+    later = [path for path in migrations if path.stem >= "0011"]
+    with created(server_url, f"older_{uuid4().hex[:12]}") as url:
+        with psycopg.connect(url) as conn:
+            for path in migrations:
+                if path in later:
+                    break
+                conn.execute(path.read_text())  # pyright: ignore[reportArgumentType, reportCallIssue]
+                conn.commit()
+            conn.execute(
+                """
+                INSERT INTO course_versions (
+                    course_version_id, course_id, title, version, issuer_name, self_enrollment, certificate_enabled, digest
+                ) VALUES (%(id)s, %(id)s, 'Maps', '1', 'Open College', TRUE, TRUE, '');
+                """,
+                {"id": UUID(int=1)},
+            )
+            conn.execute(
+                "INSERT INTO course_version_lessons VALUES (%s, %s, 'Contour lines', TRUE, 0)", [UUID(int=1), UUID(int=2)]
+            )
+            for n, revoked in ((3, False), (4, True)):
+                conn.execute("INSERT INTO learners (user_id, name) VALUES (%s, 'Ada')", [UUID(int=n)])
+                conn.execute(
+                    """
+                    INSERT INTO enrollments (user_id, course_version_id, status, completed_at, commanded_at, command)
+                    VALUES (%s, %s, 'completed', now(), now(), 'requested')
+                    """,
+                    [UUID(int=n), UUID(int=1)],
+                )
+                conn.execute(
+                    """
+                    INSERT INTO certificates (
+                        user_id, course_version_id, certificate_uid, metadata, revoked_at, revocation_reason, revoked_by
+                    ) VALUES (%s, %s, %s, %s, %s, %s, %s)
+                    """,
+                    [
+                        UUID(int=n),
+                        UUID(int=1),
+                        new_uid(),
+                        Jsonb(
+                            {
+                                "learner_name": "Ada",
+                                "locale": None,
+                                "course_title": "Maps",
+                                "version": "1",
+                                "issuer_name": "Open College",
+                                "completed_at": "2026-01-02T12:00:00Z",
+                                "score": None,
+                            }
+                        ),
+                        *((datetime(2026, 2, 3, tzinfo=UTC), "fraud", "admin") if revoked else (None, None, None)),
+                    ],
+                )
+            conn.commit()
+            for path in later:
+                conn.execute(path.read_text())  # pyright: ignore[reportArgumentType, reportCallIssue]
+                conn.commit()
+        here = Service(url)
+        here.invoke("certificate_worker", {"detail-type": "Scheduled Event"})
+        rows = here.rows("SELECT * FROM certificates ORDER BY user_id")
+        assert [row["due_at"] for row in rows] == [None, None]
+        valid, revoked = (
+            here.http("GET", f"/certificates/{row['certificate_uid']}", sub=None, headers={"accept": "application/json"}).json
+            for row in rows
+        )
+        assert (valid["status"], revoked["status"]) == ("valid", "revoked")
+        assert valid["criteria"] == [{"kind": "lesson", "title": "Contour lines", "pass_threshold_percentage": None}]
+        index = json.loads(rows[1]["credential"])["credentialStatus"]["statusListIndex"]
+        (listed,) = here.rows("SELECT credential FROM status_lists")
+        encoded = json.loads(listed["credential"])["credentialSubject"]["encodedList"]
+        assert encoded == encoded_list([int(index)])

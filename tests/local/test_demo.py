@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+import pypdfium2
 import pytest
 
 from local import demo
@@ -125,8 +126,9 @@ def test_real_learners_end_as_an_independent_count_says(
     assert "student 1 is not registered on AAA 2014B" in shown
     # What is no terminal gets no control characters.
     assert not [character for character in shown if ord(character) < 32 and character != "\n"]
-    (page,) = (line.split()[-1] for line in shown.splitlines() if line.startswith("  page"))
-    assert "Student" in Path(page).read_text()
+    (path,) = (line.split()[-1] for line in shown.splitlines() if line.startswith("  document"))
+    with pypdfium2.PdfDocument(path) as document:
+        assert "Student" in document[0].get_textpage().get_text_range()
 
 
 @pytest.mark.timeout(120)
