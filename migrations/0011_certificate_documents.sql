@@ -23,8 +23,7 @@ CREATE TABLE status_lists (
     signed_changes bigint,
     credential text,
     -- When it is to be signed, or to be tried again; NULL: the signed list is current.
-    due_at timestamptz DEFAULT now(),
-    tries integer NOT NULL DEFAULT 0
+    due_at timestamptz DEFAULT now()
 );
 CREATE INDEX status_lists_due_idx ON status_lists (due_at) WHERE due_at IS NOT NULL;
 
@@ -61,6 +60,7 @@ $$;
 -- squawk-ignore adding-field-with-default
 ALTER TABLE certificates ADD COLUMN revision integer NOT NULL DEFAULT 1;
 ALTER TABLE certificates ADD COLUMN status_entry bigint;
+ALTER TABLE certificates ALTER COLUMN status_entry SET DEFAULT nextval('status_list_entries');
 -- squawk-ignore require-concurrent-index-creation
 CREATE UNIQUE INDEX certificates_status_entry_key ON certificates (status_entry);
 -- The signed credential with a Data Integrity proof, and as a JSON Web Token.
@@ -89,6 +89,22 @@ CREATE INDEX certificate_snapshots_status_entry_idx ON certificate_snapshots (st
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX certificates_revoked_idx ON certificates (status_entry) WHERE revoked_at IS NOT NULL;
 
+-- Each certificate has a list, whoever issues it. It is only inserted where it is not there, which waits for nobody who is just
+-- changing it.
+CREATE FUNCTION add_status_lists() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO status_lists (number)
+    SELECT DISTINCT a.status_entry / 131072 AS number FROM after a
+    WHERE NOT EXISTS (SELECT FROM status_lists l WHERE l.number = a.status_entry / 131072)
+    ORDER BY number ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER certificates_have_lists AFTER INSERT ON certificates
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION add_status_lists();
+CREATE TRIGGER certificates_have_other_lists AFTER UPDATE ON certificates
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION add_status_lists();
+
 -- Whoever revokes, reinstates or replaces, by whatever statement: the lists are to be signed anew. They are locked in the order
 -- of their numbers, so that two such statements don't deadlock.
 CREATE FUNCTION note_status_changes() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -101,7 +117,7 @@ BEGIN
         )
         ORDER BY l.number FOR NO KEY UPDATE
     )
-    UPDATE status_lists l SET changes = l.changes + 1, due_at = now(), tries = 0 FROM changed WHERE l.number = changed.number;
+    UPDATE status_lists l SET changes = l.changes + 1, due_at = now() FROM changed WHERE l.number = changed.number;
     RETURN NULL;
 END
 $$;

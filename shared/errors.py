@@ -35,6 +35,8 @@ class ServiceError(Exception):
     title: ClassVar[str] = "The request cannot be carried out"
     #: Whether time may cure it, so that a queue tries the event again before it gives up.
     may_be_cured: ClassVar[bool] = False
+    #: Whether strangers ask for what this says is not there.
+    is_public: ClassVar[bool] = False
 
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or (type(self).__doc__ or "").strip()
@@ -106,15 +108,20 @@ class RegradeNotFound(NotFound):
 class CertificateNotFound(NotFound):
     """There is no certificate with this uid."""
 
+    is_public = True
+
 
 class MistypedCertificateUid(NotFound):
     """The check character does not fit: the certificate uid was mistyped."""
 
     title = "Mistyped certificate uid"
+    is_public = True
 
 
 class StatusListNotFound(NotFound):
     """There is no such status list."""
+
+    is_public = True
 
 
 class Conflict(ServiceError):
@@ -202,6 +209,8 @@ class Unavailable(ServiceError):
 
 class NotSignedYet(Unavailable):
     """The certificate is issued, and its credential is being signed."""
+
+    is_public = True
 
 
 def pointer(location: tuple[int | str, ...]) -> str:

@@ -195,7 +195,7 @@ def public_reply(
     Any web page may read it, since verifiers run in browsers too.
     """
     content = body.encode() if isinstance(body, str) else body
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    etag = f'"{hashlib.sha256(content_type.encode() + content).hexdigest()[:32]}"'
     fields: dict[str, str | list[str]] = {
         "Access-Control-Allow-Origin": "*",
         "Cache-Control": f"public, max-age={max_age}",
@@ -215,14 +215,15 @@ def public_reply(
 def preferred(accept: str | None, offers: Sequence[str]) -> str:
     """Which of the media types on offer an Accept header asks for (RFC 9110, section 12.5.1).
 
-    Of those that weigh the same, one that is named stands before one that a wildcard covers, then the earlier offer. The
-    first offer is for whoever asks for anything, for nothing, or for something else.
+    Of those that weigh the same, one that is named stands before one that a wildcard covers, and what is named first before
+    what is named later. The first offer is for whoever asks for anything, for nothing, or for something else.
     """
     asked = parsing.weights(accept)
+    order = list(asked)
 
-    def rank(offer: str) -> tuple[float, bool]:
+    def rank(offer: str) -> tuple[float, int]:
         weight = asked.get(offer, asked.get(f"{offer.split('/')[0]}/*", asked.get("*/*", 0)))
-        return weight, weight > 0 and offer in asked
+        return weight, -order.index(offer) if weight > 0 and offer in asked else -len(order)
 
     return max(offers, key=rank)
 
@@ -239,6 +240,10 @@ def _problem(app: APIGatewayHttpResolver, error: ServiceError) -> Response[str]:
     if isinstance(error, Invalid):
         document["errors"] = [flaw._asdict() for flaw in error.flaws]
     headers = {"Cache-Control": "no-store"}
+    if error.is_public and app.current_event.http_method == "GET":
+        # As in `public_reply`: a verifier in a browser has to read it, and whoever guesses asks again and again.
+        headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After", "Vary": "Accept"}
+        headers["Cache-Control"] = "public, max-age=60" if error.status == 404 else "no-store"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "5"
     # Powertools serialises only application/json, so the body is serialised here.

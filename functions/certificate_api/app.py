@@ -128,7 +128,7 @@ def verify(certificate_uid: str):
     headers = app.current_event.headers
     text, dot, ending = certificate_uid.partition(".")
     accepted = http.preferred(headers.get("accept"), list(FORMS))
-    form = ENDINGS.get(dot + ending) if dot else accepted
+    form = ENDINGS.get(dot + ending.lower()) if dot else accepted
     uid = read_uid(text) if form else None
     row = db.run(lambda conn: store.by_uid(conn, uid)).fetchone() if uid else None
     if row is None:
@@ -214,11 +214,11 @@ def _link(row: store.Shown, pdf_url: str) -> str | None:
     tags=["verification"],
     responses={200: http.answer(also=["application/vc"])} | http.problems(404),
 )
-def status_list(number: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> Response[Any]:
-    row = db.run(lambda conn: store.status_list(conn, number)).fetchone()
+def status_list(number: Annotated[str, Path(pattern=r"^(0|[1-9][0-9]{0,8})$")]) -> Response[Any]:
+    row = db.run(lambda conn: store.status_list(conn, int(number))).fetchone()
     if row is None:
         raise StatusListNotFound
-    return http.public_reply(app, row[0], "application/vc", max_age=30)
+    return http.public_reply(app, row[0], "application/vc", max_age=15)
 
 
 @app.get(

@@ -13,6 +13,7 @@ import typst
 
 from shared.certificate import texts
 from shared.certificate.models import Certificate
+from shared.certificate.rules import printable
 from shared.observability import logger
 
 _FOLDER = Path(__file__).parent
@@ -46,12 +47,6 @@ _FALLBACK_IN_SVG = re.compile(rb"v ([\d.]+)h ([\d.]+)h \2v -\1h -")
 #: Where paper is of the size US Letter: CLDR's supplemental data, `paperSize`.
 _LETTER_TERRITORIES = frozenset(["BZ", "CA", "CL", "CO", "CR", "GT", "MX", "NI", "PA", "PH", "PR", "SV", "US", "VE"])
 
-#: Not drawn: what controls a terminal or reverses the text around it, and what Unicode says is no character.
-_NOT_DRAWN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f"
-    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000))
-    + "]"
-)
 #: How many marks and joiners a syllable has at most: no language needs as many, more would tower over the page, and typst's
 #: shaper gives up on syllables of 256 characters.
 _MARKS = 10
@@ -169,10 +164,10 @@ def _folders(package: str) -> list[str]:
 
 
 def _text(text: str) -> dict[str, Any]:
-    """What is drawn of a text, in the form that the template takes; a dash where nothing is left of it."""
+    """What is drawn of a text, in the form that the template takes."""
     drawn: list[str] = []
     marks = 0
-    for character in " ".join(_NOT_DRAWN.sub("", " ".join(text.split())).split()):
+    for character in printable(text):
         if category(character) in _MARK_CATEGORIES:
             marks += 1
             if marks > _MARKS:
@@ -183,7 +178,7 @@ def _text(text: str) -> dict[str, Any]:
     # The first character that has a direction gives it to the whole (Unicode Standard Annex 9, rules P2 and P3).
     directions = (bidirectional(character) for character in drawn)
     direction = next((found for found in directions if found in {"L", "R", "AL"}), "L")
-    shown = "".join(drawn) or "—"
+    shown = "".join(drawn)
     return {"text": shown, "rtl": direction != "L", "extracted": _as_extracted(shown)}
 
 

@@ -25,6 +25,8 @@ class Unfinished(Row):
     pdf_url: str | None
     has_credential: bool
     has_jwt: bool
+    has_list: bool
+    """Whether its status list is signed: a credential that leads to none is refused."""
 
 
 def lease(conn: Connection, limit: int) -> Cursor[Unfinished]:
@@ -39,7 +41,9 @@ def lease(conn: Connection, limit: int) -> Cursor[Unfinished]:
         FROM due WHERE c.id = due.id
         RETURNING c.id, c.user_id, c.course_version_id, c.certificate_uid, c.issued_at, c.expires_at, c.revoked_at,
             c.revocation_reason, c.metadata, c.revision, c.status_entry, c.pdf_url, c.credential IS NOT NULL AS has_credential,
-            c.credential_jwt IS NOT NULL AS has_jwt,
+            c.credential_jwt IS NOT NULL AS has_jwt, EXISTS (
+                SELECT FROM status_lists l WHERE l.number = c.status_entry / 131072 AND l.credential IS NOT NULL
+            ) AS has_list,
             status_index(c.status_entry, (SELECT secret FROM status_list_secret)) AS status_index,
             CASE WHEN c.revoked_at IS NOT NULL THEN 'revoked' WHEN c.expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
         """,
@@ -84,14 +88,15 @@ def register_key(conn: Connection, kid: str, algorithm: Algorithm, public_key: b
     )
 
 
-def lease_status_lists(conn: Connection) -> Cursor[tuple[int, int]]:
-    """Take the status lists that are due: the number of each, and its changes so far."""
+def lease_status_lists(conn: Connection, *, nothing: bool = False) -> Cursor[tuple[int, int]]:
+    """Take the status lists that are due, for 30 seconds: the number of each, and its changes so far. Or take nothing."""
     return conn.execute(
         """
-        UPDATE status_lists SET due_at = now() + make_interval(secs => 60 * 2 ^ least(tries, 2)), tries = tries + 1
-        WHERE number IN (SELECT number FROM status_lists WHERE due_at <= now() FOR NO KEY UPDATE SKIP LOCKED)
+        UPDATE status_lists SET due_at = now() + interval '30 seconds'
+        WHERE number IN (SELECT number FROM status_lists WHERE due_at <= now() AND NOT %s FOR NO KEY UPDATE SKIP LOCKED)
         RETURNING number, changes
-        """
+        """,
+        [nothing],
     )
 
 
@@ -118,9 +123,9 @@ def save_status_list(conn: Connection, number: int, changes: int, credential: st
     conn.execute(
         """
         UPDATE status_lists
-        SET credential = %(credential)s, signed_changes = %(changes)s, tries = 0,
+        SET credential = %(credential)s, signed_changes = %(changes)s,
             due_at = CASE WHEN changes > %(changes)s THEN due_at END
-        WHERE number = %(number)s AND (signed_changes IS NULL OR signed_changes < %(changes)s)
+        WHERE number = %(number)s AND (signed_changes IS NULL OR signed_changes <= %(changes)s)
         """,
         {"number": number, "changes": changes, "credential": credential},
     )

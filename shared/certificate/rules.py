@@ -1,13 +1,16 @@
 """The certificate uid: unguessable, easy to read out and to type, with a check character; and texts as they are shown."""
 
+import re
 import secrets
-import unicodedata
 
 #: Crockford's base 32: digits and capital letters without I, L, O and U (https://www.crockford.com/base32.html).
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _READ_AS = str.maketrans("OIL", "011")
-#: Embeddings, overrides and isolates (Unicode Standard Annex 9).
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000))
+    + "]"
+)
 #: Random characters, of 5 bits each: 115 bits.
 _RANDOM_CHARACTERS = 23
 
@@ -49,9 +52,9 @@ def _grouped(characters: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text as documents and credentials show it: white space folded, without control characters.
+    """A text as documents and credentials show it: white space folded, nothing unseen in it; a dash where nothing is left.
 
-    Those that change the direction of writing go too: with them, a name could make the words around it read otherwise.
+    What controls a terminal goes, what Unicode says is no character, and what changes the direction of writing: with that, a
+    name could make the words around it read otherwise. Joiners stay, which some scripts need.
     """
-    kept = (c for c in text if c.isspace() or (unicodedata.category(c) != "Cc" and c not in _DIRECTIONS))
-    return " ".join("".join(kept).split())
+    return " ".join(_UNSEEN.sub("", " ".join(text.split())).split()) or "\N{EM DASH}"

@@ -15,7 +15,7 @@ from typing import Any
 import base58
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from shared.certificate.models import Algorithm
 
@@ -32,9 +32,18 @@ class KmsKey:
 
     @cached_property
     def public_key(self) -> bytes:
-        return _kms().get_public_key(KeyId=self.key_id)["PublicKey"]
+        public_key = _kms().get_public_key(KeyId=self.key_id)["PublicKey"]
+        if jwk(public_key)["crv"] != _CURVES[self.algorithm]:
+            raise ValueError(f"{self.key_id} is no key for {self.algorithm}")
+        return public_key
 
     def sign(self, message: bytes) -> bytes:
+        signature = self._sign(message)
+        # What an alias stands for may have changed since the public key was read.
+        verify(self.public_key, message, signature)
+        return signature
+
+    def _sign(self, message: bytes) -> bytes:
         if self.algorithm == "Ed25519":
             # KMS takes at most 4,096 bytes of it; what is signed here are two digests.
             answer = _kms().sign(KeyId=self.key_id, Message=message, MessageType="RAW", SigningAlgorithm="ED25519_SHA_512")
@@ -73,6 +82,8 @@ class FileKey:
 
 type Key = KmsKey | FileKey
 
+_CURVES: dict[Algorithm, str] = {"Ed25519": "Ed25519", "ES256": "P-256"}
+
 
 @cache
 def key(setting: str, algorithm: Algorithm) -> Key:
@@ -108,6 +119,24 @@ def jwk(public_key: bytes) -> dict[str, str]:
             raise ValueError(f"expected a key for Ed25519 or P-256, found {type(other).__name__}")
 
 
+def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
+    """Check a signature, in the form in which `sign` gives it.
+
+    Raises
+    ------
+    cryptography.exceptions.InvalidSignature
+        It is not of this key, or not of this message.
+    """
+    match serialization.load_der_public_key(public_key):
+        case ed25519.Ed25519PublicKey() as loaded:
+            loaded.verify(signature, message)
+        case ec.EllipticCurvePublicKey() as loaded:
+            r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+            loaded.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+        case other:
+            raise ValueError(f"expected a key for Ed25519 or P-256, found {type(other).__name__}")
+
+
 def base64url(content: bytes) -> str:
     """Base64url without padding (RFC 7515)."""
     return urlsafe_b64encode(content).decode().rstrip("=")
@@ -128,5 +157,7 @@ def _kms() -> Any:
     import boto3
     from botocore.config import Config
 
-    # A key that does not answer soon is tried again later, so that documents that need none are not held up.
-    return boto3.client("kms", config=Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "max_attempts": 3}))
+    # What does not answer at once is tried again later, so that documents that need no key are not held up. Once more at once,
+    # since a connection that was kept may have been closed meanwhile.
+    retries = {"mode": "standard", "total_max_attempts": 2}
+    return boto3.client("kms", config=Config(connect_timeout=1, read_timeout=2, retries=retries, max_pool_connections=20))

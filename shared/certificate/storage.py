@@ -56,11 +56,12 @@ def _s3() -> Any:
     import boto3
     from botocore.config import Config
 
-    # A store that does not answer soon is tried again later, or the document is made anew.
+    # What does not answer at once is tried again later, or the document is made on the spot.
     config = Config(
-        connect_timeout=2,
-        read_timeout=5,
-        retries={"mode": "standard", "max_attempts": 3},
+        connect_timeout=1,
+        read_timeout=2,
+        # Once more, since a connection that was kept may have been closed meanwhile.
+        retries={"mode": "standard", "total_max_attempts": 2},
         # A bucket is addressed in its own region: the global address would redirect, and a signature holds for one host only.
         s3={"addressing_style": "virtual"},
         signature_version="s3v4",

@@ -50,8 +50,6 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
             LEFT JOIN certificates c ON c.user_id = e.user_id AND c.course_version_id = e.course_version_id
             WHERE c.id IS NULL OR is_renewed_by(c, e.completed_at)
-        ), lists AS (
-            INSERT INTO status_lists (number) SELECT DISTINCT status_entry / 131072 FROM due ORDER BY 1 ON CONFLICT DO NOTHING
         ), issued AS (
             INSERT INTO certificates AS c (user_id, course_version_id, certificate_uid, expires_at, metadata, status_entry)
             SELECT user_id, course_version_id, certificate_uid, expires_at, metadata, status_entry
@@ -342,13 +340,14 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
     """Make a new snapshot of a certificate, with the learner's name as it is now, keep the old one, and publish it.
 
     Its uid, its date of issue, its expiry and a revocation stay. What the enrolment achieved is taken anew as well, unless it
-    is not completed any more.
+    is not completed any more, or is by a later completion that renews the certificate.
     """
     conn.execute(
         """
         WITH fresh AS MATERIALIZED (
             SELECT c.id, nextval('status_list_entries') AS status_entry, c.metadata
-                || CASE WHEN e.status = 'completed' THEN certificate_metadata(e) ELSE '{}' END
+                || CASE WHEN e.status = 'completed' AND NOT is_renewed_by(c, e.completed_at)
+                    THEN certificate_metadata(e) ELSE '{}' END
                 || jsonb_build_object(
                     'learner_name', coalesce(l.name, c.metadata ->> 'learner_name'),
                     'locale', coalesce(l.locale, c.metadata ->> 'locale')
@@ -357,8 +356,6 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
             JOIN enrollments e ON e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             LEFT JOIN learners l ON l.user_id = c.user_id
             WHERE c.certificate_uid = %(uid)s
-        ), lists AS (
-            INSERT INTO status_lists (number) SELECT status_entry / 131072 FROM fresh ON CONFLICT DO NOTHING
         ), reissued AS (
             UPDATE certificates c
             SET metadata = fresh.metadata, revision = c.revision + 1, status_entry = fresh.status_entry, pdf_url = NULL,

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from base64 import urlsafe_b64decode
@@ -13,12 +14,15 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
+from cryptography.exceptions import InvalidSignature
 
 from local import keys
 from local.pollers import client
 from shared import db, settings
 from shared.certificate import outstanding, signing, storage
+from tests.support.kms import Kms
 from tests.support.service import ADMIN, Answer, Service, at_once, course, event
 
 MINUTE = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
@@ -77,6 +81,13 @@ def objects() -> list[str]:
 
 
 @pytest.fixture
+def silence() -> Iterator[str]:
+    """An address where whoever calls is heard and never answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
 def s3_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """S3 is where nobody listens, until the function that this yields is called."""
     with monkeypatch.context() as patch:
@@ -99,7 +110,7 @@ def test_the_document_is_kept_and_a_link_to_it_is_given(service: Service, path: 
     row = the_row(service)
     uid = row["certificate_uid"]
     assert row["pdf_url"] == f"s3://certificates/certificates/{uid}/1.pdf"
-    for answer in (get(service, path, "application/pdf"), get(service, f"{path}.pdf")):
+    for answer in (get(service, path, "application/pdf"), get(service, f"{path}.pdf"), get(service, f"{path}.PDF")):
         assert (answer.status, answer.headers["cache-control"]) == (302, "no-store")
         document = httpx.get(answer.headers["location"])
         assert document.status_code == 200
@@ -159,6 +170,22 @@ def test_while_s3_is_away_for_reading_the_document_is_made_on_the_spot(service: 
     assert the_row(service)["pdf_url"]
 
 
+def test_a_store_that_never_answers_holds_up_no_signature(service: Service, silence: str, monkeypatch: pytest.MonkeyPatch):
+    complete(service, a_version(service), *(f"Learner {n}" for n in range(20)))
+    with monkeypatch.context() as patch:
+        storage._s3.cache_clear()
+        patch.setenv("AWS_ENDPOINT_URL_S3", silence)
+        service.send("certificate", asked_for(service))
+        rows = service.rows("SELECT pdf_url, credential, credential_jwt, due_at FROM certificates")
+        assert [(r["pdf_url"], r["credential"] is None, r["credential_jwt"] is None) for r in rows] == [(None, False, False)] * 20
+        # Those that were just being stored waited for it, and nobody after them.
+        (row,) = service.rows("SELECT extract(epoch FROM min(due_at) - now())::float AS left FROM certificates")
+        assert row["left"] > 40, row
+    storage._s3.cache_clear()
+    every_minute(service)
+    assert service.rows("SELECT FROM certificates WHERE due_at IS NOT NULL") == []
+
+
 # The forms of a certificate
 
 
@@ -173,6 +200,9 @@ def test_while_s3_is_away_for_reading_the_document_is_made_on_the_spot(service: 
         ("application/vc+ld+json", "", "application/vc+ld+json"),
         ("application/vc+jwt", "", "application/vc+jwt"),
         ("application/vc+jwt;q=0.5, application/vc;q=0.9", "", "application/vc"),
+        # As a wallet lists what it takes, best first.
+        ("application/vc+ld+json, application/ld+json, application/json", "", "application/vc+ld+json"),
+        ("application/json, application/vc", "", "application/json"),
         ("image/png", "", "image/png"),
         ("text/html", ".json", "application/json"),
         (None, ".html", "text/html; charset=utf-8"),
@@ -275,6 +305,32 @@ def test_a_replaced_key_stays_published_and_old_credentials_name_it(
         settings.credential_key.cache_clear()
 
 
+def test_after_a_key_became_known_to_somebody_nothing_is_signed_by_it_any_more(
+    service: Service, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As docs/certificates.md has it."""
+    before = get(service, path, "application/vc").json
+    known = before["proof"][0]["verificationMethod"]
+    keys.make(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("CREDENTIAL_KEY", f"file:{keys.path(tmp_path, 'credential-key')}")
+        settings.credential_key.cache_clear()
+        kid = known.partition("#")[2]
+        service.rows("DELETE FROM signing_keys WHERE kid = %s", kid)
+        service.rows("UPDATE status_lists SET due_at = now()")
+        service.rows(
+            "UPDATE certificates SET credential = NULL, due_at = now(), tries = 0 WHERE credential LIKE %s", f'%#{kid}"%'
+        )
+        service.invoke("certificate_worker", MINUTE)
+    settings.credential_key.cache_clear()
+    after, listed = get(service, path, "application/vc").json, get(service, "/status-lists/0").json
+    (new,) = {document["proof"][0]["verificationMethod"] for document in (after, listed)}
+    methods = get(service, "/.well-known/did.json").json["assertionMethod"]
+    assert new in methods
+    assert known not in methods
+    assert {name: after[name] for name in after if name != "proof"} == {name: before[name] for name in before if name != "proof"}
+
+
 # Status lists
 
 
@@ -305,10 +361,12 @@ def test_revoking_and_reinstating_turn_the_bit(service: Service, path: str):
         service.admin("POST", f"{path}/reinstate", {"reason": "was not"})
         service.deliver()
         assert bits(service) == set()
-    assert get(service, "/status-lists/0").headers["cache-control"] == "public, max-age=30"
+    assert get(service, "/status-lists/0").headers["cache-control"] == "public, max-age=15"
 
 
-@pytest.mark.parametrize(("number", "status"), [("1", 404), ("0", 404), ("99999999999", 422), ("x", 422), ("-1", 422)])
+@pytest.mark.parametrize(
+    ("number", "status"), [("1", 404), ("0", 404), ("99999999999", 422), ("x", 422), ("-1", 422), ("+0", 422), ("00", 422)]
+)
 def test_a_status_list_that_is_none(service: Service, number: str, status: int):
     assert get(service, f"/status-lists/{number}").status == status
 
@@ -366,6 +424,66 @@ def test_a_list_that_changes_while_it_is_signed_is_signed_again(service: Service
     assert bits(service) == {index}
 
 
+def test_a_list_is_signed_again_when_it_is_asked_for_though_nothing_changed(service: Service, path: str):
+    before = get(service, "/status-lists/0").json["proof"]
+    # As after a key has become known to somebody.
+    service.rows("UPDATE status_lists SET due_at = now(), credential = replace(credential, '\"proof\"', '\"spoof\"')")
+    service.invoke("certificate_worker", MINUTE)
+    assert get(service, "/status-lists/0").json["proof"][0]["verificationMethod"] == before[0]["verificationMethod"]
+    assert service.rows("SELECT due_at FROM status_lists") == [{"due_at": None}]
+    assert path
+
+
+def test_nothing_is_signed_that_leads_to_no_list(service: Service):
+    complete(service, a_version(service), "Ada Lovelace")
+    # Another worker has taken the list, and dies over it.
+    service.rows("INSERT INTO status_lists (number, due_at) VALUES (0, now() + interval '30 seconds')")
+    service.deliver()
+    row = the_row(service)
+    assert (row["pdf_url"] is None, row["credential"], row["credential_jwt"]) == (False, None, None)
+    assert row["due_at"] is not None
+    every_minute(service)
+    assert the_row(service)["due_at"] is None
+    assert bits(service) == set()
+
+
+def test_a_list_is_current_as_soon_as_the_key_is_back(service: Service, path: str, monkeypatch: pytest.MonkeyPatch):
+    index = entry(service, path)
+    with Kms() as kms, monkeypatch.context() as patch:
+        patch.setenv("CREDENTIAL_KEY", kms.create_key("ECC_NIST_EDWARDS25519"))
+        patch.setenv("AWS_ENDPOINT_URL_KMS", kms.url)
+        for cached in (settings.credential_key, signing.key, signing._kms):
+            cached.cache_clear()
+        kms.failure = "down"
+        service.admin("POST", f"{path}/revoke", {"reason": "fraud"})
+        service.deliver()
+        for _ in range(3):
+            service.invoke("certificate_worker", MINUTE)
+        assert bits(service) == set()
+        kms.failure = None
+        service.invoke("certificate_worker", MINUTE)
+        assert bits(service) == {index}
+    for cached in (settings.credential_key, signing.key, signing._kms):
+        cached.cache_clear()
+
+
+def test_issuing_waits_for_nobody_who_is_just_changing_a_list(service: Service, path: str):
+    complete(service, a_version(service), "Grace Hopper")
+    with psycopg.connect(service.database_url) as conn:
+        conn.execute("UPDATE certificates SET revoked_at = now(), revocation_reason = 'r', revoked_by = 'a'")
+        service.rows("ALTER ROLE CURRENT_USER SET statement_timeout = '5s'")
+        try:
+            db.close()
+            service.deliver()
+        finally:
+            service.rows("ALTER ROLE CURRENT_USER RESET statement_timeout")
+            db.close()
+        assert service.rows("SELECT count(*) FROM certificates") == [{"count": 2}]
+        conn.commit()
+    every_minute(service)
+    assert bits(service) == {entry(service, path)}
+
+
 # Reissued
 
 
@@ -419,6 +537,22 @@ def test_reissued_after_a_reset_it_keeps_what_was_achieved(service: Service, pat
     assert get(service, path).json == before
     assert service.admin("POST", f"{path}/reissue", {"reason": "lost"}).status == 200
     assert get(service, path).json == before
+
+
+def test_reissued_before_a_renewal_came_through_it_is_still_renewed(service: Service):
+    (user,) = complete(service, a_version(service, certificate={"enabled": True, "valid_for_days": 1}), "Ada Lovelace")
+    service.deliver()
+    row = the_row(service)
+    path, enrollment = f"/certificates/{row['certificate_uid']}", f"/users/{user}/enrollments/{row['course_version_id']}"
+    service.rows("UPDATE certificates SET issued_at = '2026-01-01', expires_at = '2026-01-02'")
+    service.rows('UPDATE certificates SET metadata = metadata || \'{"completed_at": "2026-01-01T00:00:00Z"}\'')
+    assert service.admin("POST", f"{enrollment}/reset", {"reason": "again"}).status == 200
+    (lesson,) = service.rows("SELECT lesson_id FROM course_version_lessons")
+    service.admin("PUT", f"{enrollment}/lessons/{lesson['lesson_id']}/progress", {"status": "completed"})
+    assert service.admin("POST", f"{path}/reissue", {"reason": "name"}).json["status"] == "expired"
+    service.deliver()
+    assert get(service, path).json["status"] == "valid"
+    assert the_row(service)["revision"] == 3
 
 
 def test_what_was_begun_before_it_was_reissued_is_not_kept(service: Service, path: str):
@@ -525,17 +659,49 @@ handler({{"Records": [record(open(sys.argv[1]).read())]}}, context("certificate_
     assert len(service.published("certificate.issued")) == 1
 
 
-def test_workers_side_by_side_make_each_one_once(service: Service):
+def test_workers_side_by_side_make_each_one_once(service: Service, path: str):
+    assert path
     complete(service, a_version(service), *(f"Learner {n}" for n in range(60)))
-    asked = asked_for(service)
+    asked = asked_for(service)[1:]
     db.run(lambda conn: conn.execute("SELECT 1"))
     at_once([lambda n=n: service.send("certificate", asked[n::3]) for n in range(3)] * 2)
     rows = service.rows("SELECT tries, due_at FROM certificates")
-    assert len(rows) == 60
+    assert len(rows) == 61
     assert {(row["tries"], row["due_at"]) for row in rows} == {(1, None)}
 
 
-def test_the_key_of_a_file_must_fit(tmp_path: Path):
+def test_a_key_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     keys.make(tmp_path)
     with pytest.raises(ValueError, match="holds no key for ES256"):
         signing.FileKey(keys.path(tmp_path, "credential-key"), "ES256").sign(b"")
+    with Kms() as kms:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", kms.url)
+        signing._kms.cache_clear()
+        one, other = kms.create_key("ECC_NIST_P256"), kms.create_key("ECC_NIST_P256")
+        with pytest.raises(ValueError, match="is no key for Ed25519"):
+            _ = signing.KmsKey(one, "Ed25519").public_key
+        # What signs is another key than the one whose public half is known, as behind an alias that was moved.
+        key = signing.KmsKey(one, "ES256")
+        assert len(key.sign(b"message")) == 64
+        key.__dict__["public_key"] = signing.KmsKey(other, "ES256").public_key
+        with pytest.raises(InvalidSignature):
+            key.sign(b"message")
+    signing._kms.cache_clear()
+
+
+def test_keys_in_each_others_place_are_not_published(service: Service, monkeypatch: pytest.MonkeyPatch):
+    complete(service, a_version(service), "Ada Lovelace")
+    swapped = {"CREDENTIAL_KEY": os.environ["CREDENTIAL_JWT_KEY"], "CREDENTIAL_JWT_KEY": os.environ["CREDENTIAL_KEY"]}
+    with monkeypatch.context() as patch:
+        for name, value in swapped.items():
+            patch.setenv(name, value)
+        settings.credential_key.cache_clear()
+        settings.credential_jwt_key.cache_clear()
+        service.deliver()
+    settings.credential_key.cache_clear()
+    settings.credential_jwt_key.cache_clear()
+    row = the_row(service)
+    assert (row["pdf_url"] is None, row["credential"], row["credential_jwt"]) == (False, None, None)
+    assert get(service, "/.well-known/did.json").json["verificationMethod"] == []
+    every_minute(service)
+    assert the_row(service)["due_at"] is None

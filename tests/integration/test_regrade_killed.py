@@ -97,7 +97,7 @@ def copy(service: Service, copies: int) -> None:
         if table in ("quiz_attempts", "certificates"):
             changed += ", 'id', md5(t.id::text || n)::uuid"
         if table == "certificates":
-            changed += ", 'certificate_uid', t.certificate_uid || n"
+            changed += ", 'certificate_uid', t.certificate_uid || n, 'status_entry', nextval('status_list_entries')"
         service.rows(
             f"""
             INSERT INTO {table} SELECT c.* FROM {table} t CROSS JOIN generate_series(1, %s) n
