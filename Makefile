@@ -17,9 +17,11 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PROJECT_ENVIRONMENT
 export SAM_CLI_TELEMETRY := 0
 # cfn-lint wants to know for which region; a deployment takes its own from samconfig.toml.
 export AWS_DEFAULT_REGION ?= eu-west-1
-# A company's proxy is trusted by the machine, and not by uv's own list of authorities.
-ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),)
+# A company's proxy is trusted by the machine, and not by uv's own list of authorities, nor by Node's.
+AUTHORITIES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+ifneq ($(AUTHORITIES),)
 export UV_SYSTEM_CERTS ?= true
+export NODE_EXTRA_CA_CERTS ?= $(AUTHORITIES)
 endif
 # Without a home to write to, the caches stay in the project.
 ifneq ($(shell test -w "$${HOME:-}" && echo yes),yes)
