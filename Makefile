@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token test check build openapi lock clean
+.PHONY: help demo run token test test-pooled test-docker check build openapi lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -57,6 +57,12 @@ tests/%/node_modules/.stamp: tests/%/package-lock.json
 
 test: .venv/.stamp build $(NODE_MODULES) ## every test that needs no Docker, on a real PostgreSQL
 	$(PYTHON) -m pytest
+
+test-pooled: .venv/.stamp ## the integration tests through PgBouncer, as through RDS Proxy; fails for a statement that would pin
+	POOLED=1 $(PYTHON) -m pytest tests/integration
+
+test-docker: .venv/.stamp build ## every function in the SAM CLI's containers; root on Debian gets a Docker engine for it
+	@tests/docker/run.sh
 
 check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet

@@ -92,7 +92,8 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
     """Read the template.
 
     parameters: values for the template's parameters; the others have their defaults. A resource may be given a value too, as
-    the keys are that the stand-in for KMS can't sign with.
+    the keys are that the stand-in for KMS can't sign with. `DatabaseUrl` is the address of this computer's database, which
+    takes the place of what the template makes: every function logs in by it, and none by IAM.
     endpoint: address of the stand-in for AWS, which is part of every queue's address.
     Raises TemplateError.
     """
@@ -143,6 +144,10 @@ def read(parameters: dict[str, str], endpoint: str, path: Path = PROJECT / "temp
 def _function(name: str, common: dict[str, Any], properties: dict[str, Any], resolve: "_Resolver") -> Function:
     merged = common | properties
     variables = {**common.get("Environment", {}).get("Variables", {}), **properties.get("Environment", {}).get("Variables", {})}
+    if "DATABASE_URL" in variables:
+        on_aws_alone = ("DATABASE_IAM_AUTH", "DATABASE_AUTHORITIES")
+        variables = {key: value for key, value in variables.items() if key not in on_aws_alone}
+        variables["DATABASE_URL"] = {"Ref": "DatabaseUrl"}
     module, handler = merged["Handler"].rsplit(".", 1)
     return Function(
         name=name,
@@ -180,9 +185,15 @@ def _get_att(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, list[str]]:
     return {"Fn::GetAtt": str(node.value).split(".", 1)}
 
 
+def _long_form(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.SequenceNode):
+        return {f"Fn::{name}": loader.construct_sequence(node, deep=True)}
+    return {f"Fn::{name}": node.value}
+
+
+_Loader.add_multi_constructor("!", _long_form)
 _Loader.add_constructor("!Ref", lambda loader, node: {"Ref": node.value})
 _Loader.add_constructor("!GetAtt", _get_att)
-_Loader.add_constructor("!Sub", lambda loader, node: {"Fn::Sub": node.value})
 # A version such as 2012-10-17 is a text in a template, never a date.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -191,7 +202,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 class _Resolver:
-    """Replaces `Ref` and `Fn::GetAtt` within a value of the template; these are all that the template uses."""
+    """Replaces `Ref` and `Fn::GetAtt` within a value; these are all that the template uses in what concerns this computer."""
 
     def __init__(self, document: dict[str, Any], parameters: dict[str, str], endpoint: str) -> None:
         self._resources: dict[str, Any] = document["Resources"]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 from uuid import UUID
 
+import certifi
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from shared import settings
+from shared import iam, settings
 from shared.errors import Unavailable
 
 type Connection = psycopg.Connection[TupleRow]
@@ -71,9 +73,23 @@ def close() -> None:
 def _connection() -> Connection:
     conn: Connection | None = getattr(_environment, "connection", None)
     if conn is None or conn.closed:
-        conn = psycopg.connect(settings.database_url(), autocommit=True, prepare_threshold=None, connect_timeout=5)
+        conn = psycopg.connect(**login(), autocommit=True, prepare_threshold=None, connect_timeout=5)
         _environment.connection = conn
     return conn
+
+
+def login() -> dict[str, Any]:
+    """How to connect to the database: the URL's parameters, and by IAM a token made this moment and TLS that is verified.
+
+    The authorities are named, since the libpq of psycopg's wheels does not find those of the system.
+    """
+    parameters = conninfo_to_dict(settings.database_url())
+    if settings.database_iam_auth():
+        host, port, user = str(parameters["host"]), int(parameters.get("port") or 5432), str(parameters["user"])
+        parameters["password"] = iam.token(host, port, user, iam.Credentials.of_this_function())
+        parameters["sslmode"] = "verify-full"
+        parameters["sslrootcert"] = settings.database_authorities() or certifi.where()
+    return parameters
 
 
 def columns(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

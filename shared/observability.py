@@ -37,3 +37,8 @@ def count(name: str, value: int = 1) -> None:
     """Add to a business metric (CloudWatch embedded metric format); zero is not written."""
     if value:
         metrics.add_metric(name, MetricUnit.Count, value)
+
+
+def measure_seconds(name: str, value: float) -> None:
+    """Note a duration as a metric."""
+    metrics.add_metric(name, MetricUnit.Seconds, value)

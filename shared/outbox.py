@@ -179,6 +179,16 @@ def mark_failed(conn: Connection, failures: list[tuple[Row, str]]) -> None:
     )
 
 
+def age_seconds(conn: Connection) -> Cursor[tuple[float]]:
+    """How long the oldest row has been waiting to be sent, in seconds; what waits for its next try on purpose is left out."""
+    return conn.execute(
+        """
+        SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
+        FROM outbox WHERE sent_at IS NULL AND waiting_since IS NULL
+        """
+    )
+
+
 def prune(conn: Connection) -> None:
     """Remove a thousand of the rows that were sent more than `KEPT_DAYS` days ago."""
     conn.execute(

@@ -22,6 +22,21 @@ def database_url() -> str:
 
 
 @cache
+def database_iam_auth() -> bool:
+    """Whether to log in by IAM, over TLS that is verified, instead of as the URL says."""
+    return os.environ.get("DATABASE_IAM_AUTH") == "1"
+
+
+@cache
+def database_authorities() -> str | None:
+    """A PEM file with the authorities whom the database's certificate is trusted by; None: those that browsers trust.
+
+    RDS Proxy shows a certificate of Amazon Trust Services, which browsers trust, the cluster itself one of Amazon RDS.
+    """
+    return os.environ.get("DATABASE_AUTHORITIES")
+
+
+@cache
 def plain_transactions() -> bool:
     """Whether statements go in BEGIN … COMMIT, one trip each, instead of one pipelined trip: for a proxy that misbehaves."""
     return os.environ.get("DATABASE_PLAIN_TRANSACTIONS") == "1"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -26,11 +27,12 @@ from local.pollers import client
 from local.template import REGION
 from shared import db, settings
 from shared.quiz import store
+from tests.support import pooler
 from tests.support.service import Service, context
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def server_url() -> Generator[str]:
     """URL of a PostgreSQL server: TEST_DATABASE_URL, or one from a wheel."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
@@ -38,7 +40,8 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         return
     from local import postgres
 
-    with postgres.server(tmp_path_factory.mktemp("postgres") / "data", durable=False) as url:
+    # Not under pytest's folder, which another run of pytest closes to the user that PostgreSQL runs as.
+    with TemporaryDirectory(prefix="learner-progress-") as folder, postgres.server(Path(folder, "data"), durable=False) as url:
         yield url
 
 
@@ -78,12 +81,44 @@ def template_database(server_url: str) -> Generator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def way_in(server_url: str) -> Generator[str]:
+    """Where the service reaches the server: as it is, or with POOLED=1 through PgBouncer, which shows what would pin."""
+    if os.environ.get("POOLED") != "1":
+        yield server_url
+        return
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute("ALTER SYSTEM SET log_statement = 'all'")
+        conn.execute("ALTER SYSTEM SET log_line_prefix = '@@%u@@'")
+        conn.execute("SELECT pg_reload_conf()")
+        (data,) = conn.execute("SELECT current_setting('data_directory')").fetchall()[0]
+    with TemporaryDirectory(prefix="learner-progress-") as folder, pooler.pooled(server_url, Path(folder)) as url:
+        yield url
+    log = Path(f"{data}.log").read_text(errors="replace")
+    ours = [text for role, text in pooler.statements(log) if role == "learner_progress_app"]
+    assert len(ours) > 100, "the log of statements is not where it was looked for"
+    assert [text[:200] for text in ours if pooler.PINS.search(text)] == []
+    longest = max(len(text.encode()) for text in ours)
+    print(f"\n{len(ours):,} statements through the pooler, none that pins; the longest has {longest:,} bytes")
+    assert longest < pooler.LONGEST
+
+
 @pytest.fixture
-def database_url(server_url: str, template_database: str) -> Generator[str]:
+def database_url(server_url: str, way_in: str, template_database: str) -> Generator[str]:
     """URL of a fresh migrated database, which the service under test uses."""
     store._keys.clear()
-    with created(server_url, f"test_{uuid4().hex[:12]}", template_database) as url:
+    name = f"test_{uuid4().hex[:12]}"
+    with created(server_url, name, template_database) as url:
+        # The service has the rights that it has in production, and no more; the tests look into the database as its owner.
+        os.environ["DATABASE_URL"] = as_role(database(way_in, name), "learner_progress_app")
+        settings.database_url.cache_clear()
         yield url
+
+
+def as_role(url: str, role: str) -> str:
+    """The URL of a database for another role, which needs no password here."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,7 +13,7 @@ import boto3
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import db, outbox, settings
-from shared.observability import count, logger, observed
+from shared.observability import count, logger, measure_seconds, observed
 from shared.outbox import Row
 from shared.parsing import utc_text
 
@@ -32,6 +33,7 @@ type Failures = dict[UUID, str]
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send what is due until the invocation's time is nearly over; the next one, a minute after this one's start, goes on."""
     sent = failed = 0
+    published: Counter[str] = Counter()
     # Made before there are threads, since boto3's default session is for one at a time.
     for service in ("events", "sqs"):
         _client(service)
@@ -48,8 +50,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             refused = [(row, failures[row.id]) for row in rows if row.id in failures]
             db.run(lambda conn: _mark(conn, delivered, refused))
             sent, failed = sent + len(delivered), failed + len(refused)
+            published.update(row.type for row in delivered if row.destination == "bus" and row.type)
     count("OutboxSent", sent)
     count("OutboxFailed", failed)
+    # What the service does in numbers, since everything it does is published: EnrollmentCompleted, CertificateIssued, …
+    for kind, number in published.items():
+        count("".join(word.capitalize() for word in kind.split(".")), number)
+    (age,) = db.run(outbox.age_seconds).fetchall()[0]
+    measure_seconds("OutboxAgeSeconds", age)
     return {"sent": sent, "failed": failed}
 
 

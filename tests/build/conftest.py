@@ -47,10 +47,13 @@ def stack() -> template.Template:
 
 @pytest.fixture(scope="session")
 def document() -> dict[str, Any]:
-    """The template as it is written; `!Ref x` is `{"Ref": "x"}` and `!GetAtt x.y` is `{"GetAtt": "x.y"}`."""
+    """The template as it is written; `!Ref x` is `{"Ref": "x"}`, and `!If [a, b, c]` is `{"If": ["a", "b", "c"]}`."""
 
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_multi_constructor("!", lambda loader, name, node: {name: node.value})
+    def intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+        return {name: loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else node.value}
+
+    Loader.add_multi_constructor("!", intrinsic)
     return yaml.load((PROJECT / "template.yaml").read_text(), Loader)  # noqa: S506 - the loader is a SafeLoader.

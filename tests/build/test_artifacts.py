@@ -17,12 +17,12 @@ PROJECT = Path(__file__).parents[2]
 
 # The functions by the logical ids that their folders' names make.
 FUNCTIONS = sorted(path.parent.name.title().replace("_", "") for path in PROJECT.glob("functions/*/app.py"))
-LAYERS = ["DependenciesLayer", "DocumentsLayer", "MigrationsLayer", "SharedLayer"]
+LAYERS = ["DependenciesLayer", "DocumentsLayer", "FontsLayer", "MigrationsLayer", "SharedLayer"]
 
 # What Lambda's Python runtime brings along: boto3 and all that it needs. Importing it takes longer than all the rest, so only
 # a function that nobody waits for may do it.
 RUNTIME = ["boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3"]
-MAY_IMPORT_BOTO3 = {"OutboxRelay"}
+MAY_IMPORT_BOTO3 = {"OutboxRelay", "CertificateWorker"}
 # Powertools gives botocore its name for the user agent, and imports no more than this small module for that.
 IMPORTED_BY_POWERTOOLS = {"botocore"}
 

@@ -21,6 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from functions.outbox_relay import app as relay
 from shared import db, outbox, settings
+from tests.conftest import as_role
 from tests.support.service import LEARNER, Context, Service, course, event, record
 
 QUEUES = ["enrollment", "progress", "quiz", "certificate", "catalog"]
@@ -510,3 +511,26 @@ def test_rows_sent_more_than_thirty_days_ago_are_removed(service: Service, faili
     run()
     left = {row["id"] for row in service.rows("SELECT id FROM outbox")}
     assert left == {id_ for id_, days in ages.items() if days <= 30} | {waiting}
+
+
+def test_the_relay_needs_only_the_outbox_and_tells_in_numbers_what_the_service_does(
+    service: Service, failing: FailingAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    publish(service, 3)
+    service.rows("UPDATE outbox SET created_at = now() - interval '100 seconds'")
+    monkeypatch.setenv("DATABASE_URL", as_role(service.database_url, "learner_progress_relay"))
+    settings.database_url.cache_clear()
+    db.close()
+    capsys.readouterr()
+    assert run() == {"sent": 3, "failed": 0}
+    # An event that waits for its enrolment waits on purpose.
+    set_apart(
+        service, "queue", "quiz", "{}", waiting_since=datetime.now(UTC), available_at=datetime.now(UTC) + timedelta(hours=1)
+    )
+    publish(service, 2)
+    service.rows("UPDATE outbox SET created_at = now() - interval '100 seconds'")
+    failing.status = 500
+    assert run() == {"sent": 0, "failed": 2}
+    numbers = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]
+    assert [n.get("LessonCompleted") for n in numbers] == [[3.0], None]
+    assert [n["OutboxAgeSeconds"][0] // 10 for n in numbers] == [0, 10]

@@ -41,6 +41,7 @@ CERTIFICATE_RULE = json.loads(_STACK.rules[0].pattern)["detail-type"]
 class Context:
     """Lambda's context, as far as Powertools and the relay look at it."""
 
+    function_version = "$LATEST"
     memory_limit_in_mb = 512
     invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:test"
 
