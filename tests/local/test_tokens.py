@@ -47,7 +47,7 @@ def test_without_a_scope_there_is_no_such_claim(key: RSAKey) -> None:
     [
         {"exp": int(time.time()) - 10},
         {"exp": None},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 86_400},
         {"iss": "https://iam.example.org"},
         {"iss": None},
         {"aud": "another-service"},
