@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from local import keys, postgres, tokens
+from local import containers, keys, postgres, template, tokens
 from local.child import Settings, aws_environment, clean_environment, log_path, snake
 from local.template import PROJECT, queue_url
 
@@ -117,7 +117,7 @@ def started(
             ready=-1,
             listener=listener.fileno(),
         )
-        template = settings.template()
+        functions = settings.template()
         # The keys are made before several children would.
         key = tokens.signing_key(local_dir)
         keys.make(local_dir)
@@ -133,9 +133,9 @@ def started(
         step("creating the queues")
         children.await_ready(aws)
         step("starting the functions")
-        for source in template.sources:
+        for source in functions.sources:
             children.start(snake(source.function), "poll", source.function)
-        for function in template.schedules:
+        for function in functions.schedules:
             children.start(f"{snake(function)}_scheduled", "schedule", function)
         children.await_all_ready()
         environment = {
@@ -146,10 +146,11 @@ def started(
             "ADMIN_TOKEN": tokens.issue(key, ADMIN_ID, "learner-progress:admin"),
             "REPORT_TOKEN": tokens.issue(key, REPORTER_ID, "learner-progress:report"),
         }
-        for name in template.queues:
+        for name in functions.queues:
             suffix = "DLQ_URL" if name.endswith("DeadLetterQueue") else "QUEUE_URL"
             domain = name.removesuffix("Queue").removesuffix("DeadLetter").upper()
             environment[f"{domain}_{suffix}"] = queue_url(endpoint, name)
+        _let_containers_in(stack, local_dir, environment)
         _write_environment(stack, local_dir, environment)
         children.watch({"PostgreSQL": guard, "The stand-in for AWS": aws.popen})
         try:
@@ -355,6 +356,14 @@ def _database(stack: ExitStack, local_dir: Path) -> "tuple[str, subprocess.Popen
     except psycopg.Error as error:
         raise ServiceError(f"can't connect to the database that DATABASE_URL names: {error}") from error
     return given, None
+
+
+def _let_containers_in(stack: ExitStack, local_dir: Path, environment: dict[str, str]) -> None:
+    """Make the service usable by `sam local`."""
+    database_url, endpoint = environment["DATABASE_URL"], environment["AWS_ENDPOINT_URL"]
+    values = parameters(environment["API_URL"], containers.seen(database_url), containers.KEYS)
+    containers.write_template(template.read(values, containers.seen(endpoint)), containers.seen(endpoint), local_dir)
+    stack.enter_context(containers.door(database_url, endpoint))
 
 
 def _write_environment(stack: ExitStack, local_dir: Path, environment: dict[str, str]) -> None:

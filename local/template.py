@@ -19,13 +19,14 @@ class TemplateError(Exception):
 
 @dataclass(frozen=True)
 class Function:
-    """A Lambda function: `module` has its `handler`; timeout in seconds, memory in MB."""
+    """A Lambda function: `module` has its `handler`; timeout in seconds, memory in MB; layers by logical id."""
 
     name: str
     module: str
     handler: str
     timeout: int
     memory: int
+    layers: list[str]
     environment: dict[str, str]
 
 
@@ -155,6 +156,7 @@ def _function(name: str, common: dict[str, Any], properties: dict[str, Any], res
         handler=handler,
         timeout=merged["Timeout"],
         memory=merged["MemorySize"],
+        layers=[layer["Ref"] for layer in common.get("Layers", []) + properties.get("Layers", [])],
         environment={key: str(resolve(value)) for key, value in variables.items()},
     )
 
