@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -42,7 +43,30 @@ def server_url() -> Generator[str]:
 
     # Not under pytest's folder, which another run of pytest closes to the user that PostgreSQL runs as.
     with TemporaryDirectory(prefix="learner-progress-") as folder, postgres.server(Path(folder, "data"), durable=False) as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("ALTER SYSTEM SET log_statement = 'all'")
+            conn.execute("ALTER SYSTEM SET log_line_prefix = '@@%u@@'")
+            conn.execute("SELECT pg_reload_conf()")
         yield url
+        pin_nothing(Path(folder, "data.log"))
+
+
+def pin_nothing(log: Path) -> None:
+    """Look through all statements that the service sent to the database for one that would pin a connection of RDS Proxy."""
+    ours = [text for role, text in pooler.statements(log.read_text(errors="replace")) if role in pooler.ROLES[1:]]
+    assert [text[:200] for text in ours if pooler.PINS.search(text)] == []
+    longest = max((len(text.encode()) for text in ours), default=0)
+    assert longest < pooler.LONGEST
+    SEEN.append(f"{len(ours):,} statements of the service, none that pins; the longest has {longest:,} bytes")
+
+
+#: What the end of the run says of the statements.
+SEEN: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in SEEN:
+        terminalreporter.write_line(line)
 
 
 def database(server: str, name: str) -> str:
@@ -83,24 +107,12 @@ def template_database(server_url: str) -> Generator[str]:
 
 @pytest.fixture(scope="session")
 def way_in(server_url: str) -> Generator[str]:
-    """Where the service reaches the server: as it is, or with POOLED=1 through PgBouncer, which shows what would pin."""
+    """Where the service reaches the server: as it is, or with POOLED=1 through PgBouncer, which is stricter."""
     if os.environ.get("POOLED") != "1":
         yield server_url
         return
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute("ALTER SYSTEM SET log_statement = 'all'")
-        conn.execute("ALTER SYSTEM SET log_line_prefix = '@@%u@@'")
-        conn.execute("SELECT pg_reload_conf()")
-        (data,) = conn.execute("SELECT current_setting('data_directory')").fetchall()[0]
     with TemporaryDirectory(prefix="learner-progress-") as folder, pooler.pooled(server_url, Path(folder)) as url:
         yield url
-    log = Path(f"{data}.log").read_text(errors="replace")
-    ours = [text for role, text in pooler.statements(log) if role == "learner_progress_app"]
-    assert len(ours) > 100, "the log of statements is not where it was looked for"
-    assert [text[:200] for text in ours if pooler.PINS.search(text)] == []
-    longest = max(len(text.encode()) for text in ours)
-    print(f"\n{len(ours):,} statements through the pooler, none that pins; the longest has {longest:,} bytes")
-    assert longest < pooler.LONGEST
 
 
 @pytest.fixture
