@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -53,11 +54,12 @@ def server_url() -> Generator[str]:
 
 def pin_nothing(log: Path) -> None:
     """Look through all statements that the service sent to the database for one that would pin a connection of RDS Proxy."""
-    ours = [text for role, text in pooler.statements(log.read_text(errors="replace")) if role in pooler.ROLES[1:]]
+    statements = pooler.statements(log.read_text(errors="replace"))
+    ours = Counter(text for role, text in statements if role in pooler.ROLES[1:])
     assert [text[:200] for text in ours if pooler.PINS.search(text)] == []
     longest = max((len(text.encode()) for text in ours), default=0)
     assert longest < pooler.LONGEST
-    SEEN.append(f"{len(ours):,} statements of the service, none that pins; the longest has {longest:,} bytes")
+    SEEN.append(f"{ours.total():,} statements of the service, none that pins; the longest has {longest:,} bytes")
 
 
 #: What the end of the run says of the statements.
