@@ -102,7 +102,7 @@ def template_database(server_url: str) -> Generator[str]:
         with created(server_url, f"{name}_draft"):
             from functions.migrate.app import handler
 
-            handler({}, context("Migrate"))
+            handler({}, context("Migrate", 900))
             stack.enter_context(created(server_url, name, f"{name}_draft"))
         yield name
 

@@ -45,16 +45,18 @@ class Context:
     memory_limit_in_mb = 512
     invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:test"
 
-    def __init__(self, function_name: str) -> None:
+    def __init__(self, function_name: str, seconds: float) -> None:
         self.function_name = function_name
         self.aws_request_id = str(uuid4())
+        self.milliseconds = int(seconds * 1000)
 
     def get_remaining_time_in_millis(self) -> int:
-        return 30_000
+        return self.milliseconds
 
 
-def context(function_name: str) -> Any:
-    return Context(function_name)
+def context(function_name: str, seconds: float = 30) -> Any:
+    """What Lambda hands to a function beside the event; it always has so many seconds left."""
+    return Context(function_name, seconds)
 
 
 @dataclass(frozen=True)
