@@ -33,8 +33,8 @@ ANSWER_TIMEOUT = 5
 TELLING = 20.0
 
 #: How the session begins, and what a file has unless it sets something else. All who use a table queue behind whoever waits for
-#: it: a wait and a statement together stay below the five seconds for which the functions wait for a lock. When this function
-#: dies, PostgreSQL notices within a second, or within a minute if its network dies too, and ends what was under way.
+#: it, and a statement together with its wait stays below the five seconds for which the functions wait for a lock. When this
+#: function dies, PostgreSQL notices within a second, or within a minute if its network dies too, and ends what was under way.
 SESSION = {
     "lock_timeout": "1s",
     "statement_timeout": "4s",

@@ -242,6 +242,15 @@ def test_one_that_fails_half_way_leaves_the_schema_and_the_service_as_they_were(
     assert app.handler({}, context("Migrate"))["applied"] == []
 
 
+def test_what_is_applied_is_noted_or_neither(owner: Service, folder: Path):
+    (folder / "9999_more.sql").write_text("CREATE TABLE more ();")
+    owner.rows("ALTER TABLE _yoyo_migration ADD CONSTRAINT nothing_more CHECK (migration_id < '9') NOT VALID")
+    with pytest.raises(app.MigrationFailed, match="9999_more: CheckViolation"):
+        app.handler({}, context("Migrate"))
+    assert owner.rows("SELECT to_regclass('more') AS more") == [{"more": None}]
+    assert noted(owner) == ([], [])
+
+
 def test_a_lock_that_others_hold_is_waited_for_in_between_their_work(
     owner: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
