@@ -45,7 +45,7 @@ class Context:
     memory_limit_in_mb = 512
     invoked_function_arn = "arn:aws:lambda:eu-west-1:123456789012:function:test"
 
-    def __init__(self, function_name: str, seconds: float) -> None:
+    def __init__(self, function_name: str, seconds: float = 30) -> None:
         self.function_name = function_name
         self.aws_request_id = str(uuid4())
         self.milliseconds = int(seconds * 1000)
