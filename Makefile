@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token test test-pooled test-docker check build openapi lock clean
+.PHONY: help demo run token test test-pooled test-docker check build openapi policies lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -64,7 +64,7 @@ test-pooled: .venv/.stamp ## the integration tests through PgBouncer, as through
 test-docker: .venv/.stamp build ## every function in the SAM CLI's containers; root on Debian gets a Docker engine for it
 	@tests/docker/run.sh
 
-check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
+check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
@@ -72,8 +72,14 @@ check: .venv/.stamp .tools/sam/.stamp ## lint, format, types, SQL, template, and
 	.venv/bin/lint-imports
 	.venv/bin/squawk migrations/*.sql
 	.tools/sam/bin/sam validate --lint
+	.tools/sam/bin/cfn-lint -- template.yaml
+	$(CHECKOV)
 	$(PYTHON) -m local.openapi --check
+	$(PYTHON) -m local.policies --check
 	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
+
+# Without a network, and with nothing said unless something fails. What is skipped has its reason beside it, in the template.
+CHECKOV := .tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
 
 # What is built is told by the architecture and by the names of all files, so that one that is gone is noticed too.
 SOURCES := $(shell find functions layers shared migrations -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
@@ -83,6 +89,9 @@ build: $(BUILT) ## what is deployed, in .aws-sam/build; ARCHITECTURE=arm64|x86_6
 
 openapi: .venv/.stamp ## write the API's description anew
 	$(PYTHON) -m local.openapi
+
+policies: .venv/.stamp ## write the table of rights anew
+	$(PYTHON) -m local.policies
 
 lock: $(UV) ## lock the dependencies anew, and write the requirements of layers and functions from the lock
 	$(UV) lock
@@ -114,10 +123,19 @@ $(UV): scripts/get_uv.py
 	@UV_PROJECT_ENVIRONMENT=.tools/sam $(UV) sync --frozen --only-group sam >&2
 	@touch $@
 
+# Checkov asks for older versions still.
+.tools/checkov/.stamp: pyproject.toml uv.lock .python-version $(UV)
+	@echo "setting up checkov in .tools" >&2
+	@UV_PROJECT_ENVIRONMENT=.tools/checkov $(UV) sync --frozen --only-group checkov >&2
+	@touch $@
+
 # SAM calls the python3.13 that it finds. It packs no compiled files, and Lambda cannot store any, so that each cold start
 # would compile all that it imports.
+# It makes a new version of a function when code or template change, and not for a parameter's new value, which the alias would
+# then never see. So the layer under every function tells when the parameters in samconfig.toml have changed.
 $(BUILT): .tools/sam/.stamp template.yaml samconfig.toml $(SOURCES)
 	rm -f .aws-sam/*.stamp
 	PATH="$(CURDIR)/.tools/sam/bin:$$PATH" sam build --parameter-overrides Architecture=$(ARCHITECTURE)
 	.tools/sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .aws-sam/build
+	cksum samconfig.toml > .aws-sam/build/SharedLayer/parameters.cksum
 	@touch $@

@@ -10,26 +10,34 @@ import pytest
 import yaml
 
 from local import template
+from tests.support.stack import PARAMETERS, translate
 
 PROJECT = Path(__file__).parents[2]
+
+
+#: This machine's architecture, in AWS's words, and the other one.
+ARCHITECTURE, OTHER = ("arm64", "x86_64") if platform.machine() in ("aarch64", "arm64") else ("x86_64", "arm64")
+
+
+def make(*arguments: str) -> None:
+    # A make that runs these tests must not hand its flags and variables down to this one.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    done = subprocess.run(["make", *arguments], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
 def artifacts() -> Path:
     """The folder with what `make build` makes for this machine; built here unless it is up to date."""
-    architecture = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
-    # A make that runs these tests must not hand its flags and variables down to this one.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    built = subprocess.run(
-        ["make", "build", f"ARCHITECTURE={architecture}"],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
+    make("build", f"ARCHITECTURE={ARCHITECTURE}")
     return PROJECT / ".aws-sam" / "build"
+
+
+@pytest.fixture(scope="session")
+def translated() -> dict[str, dict[str, Any]]:
+    """What SAM makes of the template for each of PARAMETERS."""
+    make(".tools/sam/.stamp")
+    return translate((PROJECT / "template.yaml").read_text(), PARAMETERS)
 
 
 @pytest.fixture(scope="session")
