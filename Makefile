@@ -73,13 +73,10 @@ check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, typ
 	.venv/bin/squawk migrations/*.sql
 	.tools/sam/bin/sam validate --lint
 	.tools/sam/bin/cfn-lint -- template.yaml
-	$(CHECKOV)
+	.tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
 	$(PYTHON) -m local.openapi --check
 	$(PYTHON) -m local.policies --check
 	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
-
-# Without a network, and with nothing said unless something fails. What is skipped has its reason beside it, in the template.
-CHECKOV := .tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
 
 # What is built is told by the architecture and by the names of all files, so that one that is gone is noticed too.
 SOURCES := $(shell find functions layers shared migrations -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)

@@ -11,7 +11,10 @@ PROJECT = Path(__file__).parents[2]
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 NAME = "learner-progress"
+#: What `AWS::NoValue` stands for; whatever has it as its value is not there.
+NOTHING = object()
 PSEUDO: dict[str, Any] = {
+    "AWS::NoValue": NOTHING,
     "AWS::AccountId": ACCOUNT,
     "AWS::Partition": "aws",
     "AWS::Region": REGION,
@@ -128,20 +131,11 @@ class Resolver:
                 several = self(several)
                 return several[int(index)] if isinstance(several, list) else {"Fn::Select": [index, several]}
             case dict():
-                return {key: self(item) for key, item in value.items() if item != {"Ref": "AWS::NoValue"} and not self._none(item)}
+                return {key: item for key, given in value.items() if (item := self(given)) is not NOTHING}
             case list():
-                return [self(item) for item in value if item != {"Ref": "AWS::NoValue"} and not self._none(item)]
+                return [item for given in value if (item := self(given)) is not NOTHING]
             case _:
                 return value
-
-    def _none(self, value: Any) -> bool:
-        """Whether an If comes to nothing."""
-        match value:
-            case {"Fn::If": [name, yes, no]}:
-                chosen = yes if self.condition(name) else no
-                return chosen == {"Ref": "AWS::NoValue"} or self._none(chosen)
-            case _:
-                return False
 
     def _sub(self, text: str, own: dict[str, Any]) -> Any:
         values = self.values | self(own)
