@@ -34,6 +34,14 @@ def artifacts() -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_artifacts() -> Path:
+    """The folder with what `make build` makes for the other architecture, beside this machine's own."""
+    folder = f".aws-sam/{OTHER}/build"
+    make("build", f"ARCHITECTURE={OTHER}", f"ARTIFACTS={folder}")
+    return PROJECT / folder
+
+
+@pytest.fixture(scope="session")
 def translated() -> dict[str, dict[str, Any]]:
     """What SAM makes of the template for each of PARAMETERS."""
     make(".tools/sam/.stamp")

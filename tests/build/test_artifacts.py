@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -32,8 +33,8 @@ ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 # Lambda's limit for a function with all its layers, unzipped.
 MAX_UNZIPPED_BYTES = 250 * 1024 * 1024
 
-# Where `make build` has not run before, it downloads what it packs.
-pytestmark = pytest.mark.timeout(300)
+# Where `make build` has not run before, it downloads what it packs, for both architectures.
+pytestmark = pytest.mark.timeout(600)
 
 IMPORT = """
 import json, sys
@@ -85,25 +86,45 @@ def test_function_imports_from_its_artifact_alone(
         assert from_runtime <= IMPORTED_BY_POWERTOOLS
 
 
-def test_machine_code_is_for_the_requested_architecture(artifacts: Path) -> None:
+@pytest.mark.parametrize("which", ["artifacts", "other_artifacts"])
+def test_machine_code_is_for_the_requested_architecture(which: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(which)
     machines: dict[str, int] = {}
-    for name in files_in(artifacts):
-        with (artifacts / name).open("rb") as file:
+    for name in files_in(folder):
+        with (folder / name).open("rb") as file:
             head = file.read(20)
         if head.startswith(b"\x7fELF"):
             machines[str(name)] = struct.unpack_from("<H", head, 18)[0]
-    assert any("psycopg_binary" in name for name in machines)
-    assert any("pydantic_core" in name for name in machines)
-    assert set(machines.values()) == {ELF_MACHINES[platform.machine()]}, machines
+        assert head.startswith(b"\x7fELF") or not re.search(r"\.so(\.|$)", name.name), name
+    for package in ("psycopg_binary/", "psycopg_binary.libs/", "pydantic_core/", "cryptography/", "typst/"):
+        assert any(f"/{package}" in name for name in machines), package
+    own = ELF_MACHINES[platform.machine()]
+    assert set(machines.values()) == ({own} if which == "artifacts" else set(ELF_MACHINES.values()) - {own}), machines
 
 
-def test_all_python_is_compiled_and_never_compared_with_its_source(artifacts: Path) -> None:
-    sources = [artifacts / name for name in files_in(artifacts) if name.suffix == ".py"]
+@pytest.mark.parametrize("which", ["artifacts", "other_artifacts"])
+def test_all_python_is_compiled_and_never_compared_with_its_source(which: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(which)
+    sources = [folder / name for name in files_in(folder) if name.suffix == ".py"]
     assert sources
     for source in sources:
         compiled = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
         # By PEP 552 the second word of a .pyc is 1 when Python is to believe it without a look at the source.
         assert struct.unpack_from("<I", compiled.read_bytes(), 4)[0] == 1, compiled
+
+
+def test_both_architectures_have_the_same_python(artifacts: Path, other_artifacts: Path) -> None:
+    """What is tested on this machine is what runs on the other one, but for machine code."""
+    folders = (artifacts, other_artifacts)
+    here, there = ({name for name in files_in(folder) if name.suffix == ".py"} for folder in folders)
+    assert here == there
+
+
+def test_the_layer_under_every_function_tells_of_changed_parameters(artifacts: Path) -> None:
+    """Without it a parameter's new value would reach no alias: SAM makes a new version for code and template alone."""
+    told = (artifacts / "SharedLayer" / "parameters.cksum").read_text()
+    file = PROJECT / "samconfig.toml"
+    assert told == subprocess.run(["cksum", file.name], cwd=file.parent, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(("layer", "package"), [("SharedLayer", "shared"), ("MigrationsLayer", "migrations")])

@@ -258,7 +258,7 @@ def statements(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_a_layer_that_changes_makes_new_versions_of_all_functions(translated: dict[str, dict[str, Any]]) -> None:
-    """The migration and the aliases follow the versions. A parameter alone changes none, so `make build` puts them into a layer."""
+    """Aliases and migration follow the versions. A parameter alone changes none, so `make build` puts them into a layer."""
     text = (PROJECT / "template.yaml").read_text().replace("ContentUri: shared/", "ContentUri: elsewhere/")
     other = translate(text, {"layer": PARAMETERS["dev"]})["layer"]
     before, after = (
