@@ -78,11 +78,12 @@ check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, typ
 	$(PYTHON) -m local.policies --check
 	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
 
-# Where the artifacts go. The tests have those of the other architecture in a folder of their own, with a cache of its own.
-ARTIFACTS := .aws-sam/build
+# In which folder sam has its own, .aws-sam. The tests build for the other architecture elsewhere, so that neither build disturbs
+# the artifacts of the other or its cache.
+FOLDER := .
 # What is built is told by the architecture and by the names of all files, so that one that is gone is noticed too.
 SOURCES := $(shell find functions layers shared migrations -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
-BUILT := $(ARTIFACTS)-$(ARCHITECTURE)-$(firstword $(shell cksum <<< "$(SOURCES)")).stamp
+BUILT := $(FOLDER)/.aws-sam/$(ARCHITECTURE)-$(firstword $(shell cksum <<< "$(SOURCES)")).stamp
 
 build: $(BUILT) ## what is deployed, in .aws-sam/build; ARCHITECTURE=arm64|x86_64
 
@@ -133,9 +134,10 @@ $(UV): scripts/get_uv.py
 # It makes a new version of a function when code or template change, and not for a parameter's new value, which the alias would
 # then never see. So the layer under every function tells when the parameters in samconfig.toml have changed.
 $(BUILT): .tools/sam/.stamp template.yaml samconfig.toml $(SOURCES)
-	rm -f $(ARTIFACTS)-*.stamp
-	PATH="$(CURDIR)/.tools/sam/bin:$$PATH" sam build --parameter-overrides Architecture=$(ARCHITECTURE) \
-		--build-dir $(ARTIFACTS) --cache-dir $(dir $(ARTIFACTS))cache
-	.tools/sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash $(ARTIFACTS)
-	cksum samconfig.toml > $(ARTIFACTS)/SharedLayer/parameters.cksum
+	rm -f $(FOLDER)/.aws-sam/*.stamp
+	mkdir -p $(FOLDER)
+	cd $(FOLDER) && PATH="$(CURDIR)/.tools/sam/bin:$$PATH" sam build --template-file $(CURDIR)/template.yaml \
+		--parameter-overrides Architecture=$(ARCHITECTURE)
+	.tools/sam/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash $(FOLDER)/.aws-sam/build
+	cksum samconfig.toml > $(FOLDER)/.aws-sam/build/SharedLayer/parameters.cksum
 	@touch $@

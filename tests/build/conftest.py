@@ -36,9 +36,9 @@ def artifacts() -> Path:
 @pytest.fixture(scope="session")
 def other_artifacts() -> Path:
     """The folder with what `make build` makes for the other architecture, beside this machine's own."""
-    folder = f".aws-sam/{OTHER}/build"
-    make("build", f"ARCHITECTURE={OTHER}", f"ARTIFACTS={folder}")
-    return PROJECT / folder
+    folder = Path(".aws-sam", OTHER)
+    make("build", f"ARCHITECTURE={OTHER}", f"FOLDER={folder}")
+    return PROJECT / folder / ".aws-sam" / "build"
 
 
 @pytest.fixture(scope="session")
