@@ -504,6 +504,8 @@ def test_traffic_moves_step_by_step_in_prod_and_back_on_an_alarm(planned: Stack)
     groups = planned.of("AWS::CodeDeploy::DeploymentGroup")
     moved = {name.removesuffix("DeploymentGroup") for name in groups}
     assert moved == set(planned.of("AWS::Lambda::Function")) - {"Migrate", "OutboxRelay", "QuizMaintenance"}
+    role = planned.resources["CodeDeployServiceRole"]["Properties"]
+    assert role["ManagedPolicyArns"] == ["arn:aws:iam::aws:policy/service-role/AWSCodeDeployRoleForLambda"]
     how = "Canary10Percent5Minutes" if planned.values["Stage"] == "prod" else "AllAtOnce"
     alarms = ["ApiFunctionErrorsAlarm", "WorkerErrorsAlarm", "ApiServerErrorsAlarm"]
     for name, group in groups.items():
