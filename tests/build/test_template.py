@@ -154,12 +154,12 @@ def test_each_function_logs_in_as_the_role_that_it_may_log_in_as(document: dict[
     assert {name: role for name, role in roles.items() if role != "learner_progress_app"} == {
         "OutboxRelay": "learner_progress_relay",
         "ReportApi": "learner_progress_report",
-        "Migrate": "learner_progress_migrator",
+        "Migrate": "migrator",
     }
     # The proxy lets through whoever comes to it, and nobody else.
     (proxy,) = document["Resources"]["DatabaseProxyRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     through = {resource["Sub"][0].rpartition("/")[2] for resource in proxy["Resource"]}
-    assert through == set(roles.values()) - {"learner_progress_migrator"}
+    assert through == set(roles.values()) - {"migrator"}
 
 
 def test_the_relay_knows_every_queue(stack: Template) -> None:
