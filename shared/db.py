@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
-from shared import iam, settings
+from shared import iam, settings, trace
 from shared.errors import Unavailable
 
 type Connection = psycopg.Connection[TupleRow]
@@ -117,5 +117,8 @@ def lock_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> N
 
 
 def complete_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> None:
-    """Complete those of these enrolments whose required items are all fulfilled. They must have been locked before."""
-    conn.execute("SELECT complete_enrollments(%b::uuid[], %b::uuid[])", columns(list(keys), 2))
+    """Complete those of these enrolments whose required items are all fulfilled. They must have been locked before.
+
+    Which traceparent each is handed is found out there, by the events that the transaction has written before.
+    """
+    conn.execute("SELECT complete_enrollments(%b::uuid[], %b::uuid[], %s::text)", [*columns(list(keys), 2), trace.current()])

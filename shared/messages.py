@@ -10,28 +10,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import psycopg
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, PlainValidator, StringConstraints, ValidationError
 
-from shared import db, outbox, settings
+from shared import db, outbox, settings, trace
 from shared.errors import Flaw, Invalid, Malformed, ServiceError, flaws
 from shared.observability import count, logger
 from shared.parsing import Text, Time, loads
 
 #: The most events that one message may hold.
 MAX_EVENTS = 1000
+#: The most traces that the line at a worker's end names.
+MAX_TRACES = 50
 
 
 class Event[Data: BaseModel](BaseModel):
-    """A CloudEvents 1.0 event in JSON. `time` is when it happened, whenever it arrives."""
+    """A CloudEvents 1.0 event in JSON. `time` is when it happened, whenever it arrives.
+
+    `traceparent` is CloudEvents' extension for distributed tracing; an invalid one is none, and no reason to refuse the event.
+    """
 
     specversion: Literal["1.0"]
     id: Annotated[Text, StringConstraints(min_length=1)]
     source: Annotated[Text, StringConstraints(min_length=1)]
     type: str
     time: Time
+    traceparent: Annotated[str | None, PlainValidator(trace.parse)] = None
     data: Data
 
 
@@ -78,6 +85,7 @@ class Rejected:
     """One event, or a whole body, that could not even be parsed; `name` is its source and id where it says them."""
 
     name: str | None
+    traceparent: str | None
     origin: Origin
     error: ServiceError
 
@@ -118,19 +126,35 @@ def work(
             if isinstance(item, Incoming):
                 incoming.append(item)
             else:
-                apart.append(_set_apart(queue, item.name, item.origin, item.error, now))
+                apart.append(_set_apart(queue, item.name, item.traceparent, item.origin, item.error, now))
+    unparsed = len(apart)
     refused = _take(take, incoming) if incoming else {}
     for n, error in sorted(refused.items()):
         event = incoming[n].event
-        apart.append(_set_apart(queue, _name(event.source, event.id), incoming[n].origin, error, now))
+        apart.append(_set_apart(queue, _name(event.source, event.id), event.traceparent, incoming[n].origin, error, now))
     if apart:
         # A transaction of its own is enough: should the process die before it, the message is not acknowledged and comes
         # again, what was taken then changes nothing, and what was not is set apart after all.
         db.run(lambda conn: outbox.set_apart(conn, apart))
         for message in apart:
             logger.warning(
-                "event set apart", queue=queue, destination=message.destination, code=message.code, tries=message.tries
+                "event set apart",
+                queue=queue,
+                destination=message.destination,
+                code=message.code,
+                tries=message.tries,
+                trace_id=trace.trace_id(message.traceparent),
             )
+    traceparents = [item.event.traceparent or trace.current() for item in incoming]
+    traceparents += [message.traceparent for message in apart]
+    logger.info(
+        "events handled",
+        queue=queue,
+        events=len(incoming) + unparsed,
+        taken=len(incoming) - len(refused),
+        set_apart=len(apart),
+        trace_ids=list(islice(dict.fromkeys(trace.trace_id(t) for t in traceparents if t), MAX_TRACES)),
+    )
     count("EventsTaken", len(incoming) - len(refused))
     count("EventsRefused", sum(message.destination == "dead_letter_queue" for message in apart))
     return {"batchItemFailures": []}
@@ -151,13 +175,24 @@ def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> d
         return _take(take, incoming[:half]) | {n + half: e for n, e in _take(take, incoming[half:]).items()}
 
 
-def _set_apart(queue: str, name: str | None, origin: Origin, error: ServiceError, now: datetime) -> outbox.Message:
+def _set_apart(
+    queue: str, name: str | None, traceparent: str | None, origin: Origin, error: ServiceError, now: datetime
+) -> outbox.Message:
     """The event as it goes to the outbox; without a name, it is told from all others by its message and its place in it."""
     text = origin.text
     place = f"{name}\n{text}" if name else f"{origin.message_id}#{origin.position}"
     waiting_since = min(origin.waiting.waiting_since or now, now)
     return outbox.apart(
-        queue, place, text, origin.message_id, origin.waiting.tries, error, waiting_since, now, settings.retry_patience_seconds()
+        queue,
+        place,
+        text,
+        traceparent or trace.current(),
+        origin.message_id,
+        origin.waiting.tries,
+        error,
+        waiting_since,
+        now,
+        settings.retry_patience_seconds(),
     )
 
 
@@ -169,12 +204,12 @@ def parse(
     try:
         content = loads(whole.body, exact_numbers=exact_numbers)
     except Malformed as error:
-        return [Rejected(None, whole, error)]
+        return [Rejected(None, None, whole, error)]
     if not isinstance(content, list):
         return [_parsed(content, models, whole)]
     if len(content) > MAX_EVENTS:
         too_many = Invalid(Flaw("#", f"expected at most {MAX_EVENTS} events in one message, found {len(content)}"))
-        return [Rejected(None, whole, too_many)]
+        return [Rejected(None, None, whole, too_many)]
     return [_parsed(element, models, replace(whole, position=n)) for n, element in enumerate(content)]
 
 
@@ -182,7 +217,7 @@ def _parsed(element: Any, models: Mapping[str, type[BaseModel]], origin: Origin)
     try:
         return Incoming(_event(element, models), origin)
     except ServiceError as error:
-        return Rejected(_name_of(element), origin, error)
+        return Rejected(_name_of(element), _traceparent_of(element), origin, error)
 
 
 def _waiting(attributes: Mapping[str, Mapping[str, Any]]) -> Waiting:
@@ -201,6 +236,14 @@ def _name_of(element: Any) -> str | None:
     match element:
         case {"source": str(source), "id": str(id_)} | {"detail-type": _, "detail": {"source": str(source), "id": str(id_)}}:
             return _name(source, id_)
+        case _:
+            return None
+
+
+def _traceparent_of(element: Any) -> str | None:
+    match element:
+        case {"detail-type": _, "detail": {"traceparent": text}} | {"traceparent": text}:
+            return trace.parse(text)
         case _:
             return None
 

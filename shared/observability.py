@@ -8,6 +8,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from shared import trace
+
 logger = Logger()
 metrics = Metrics()
 
@@ -15,12 +17,15 @@ type Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 
 
 def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Handler]:
-    """Decorate a Lambda handler: log lines carry the request's id, and what was counted is written at its end."""
+    """Decorate a Lambda handler: log lines carry the request's id and its trace's, and what was counted is written at its end."""
 
     def decorate(handler: Handler) -> Handler:
         @logger.inject_lambda_context(correlation_id_path=correlation_id_path)
         @wraps(handler)
         def wrapped(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+            # Only HTTP requests have headers; the gateway gives their names in lower case.
+            trace.begin((event.get("headers") or {}).get("traceparent"))
+            logger.append_keys(trace_id=trace.trace_id(trace.current()))
             try:
                 return handler(event, context)
             finally:

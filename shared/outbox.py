@@ -31,6 +31,7 @@ class Message:
     message_key: bytes
     message_id: str
     body: str
+    traceparent: str | None
     code: str
     reason: str
     tries: int
@@ -42,6 +43,7 @@ def apart(
     queue: str,
     place: str,
     body: str,
+    traceparent: str | None,
     message_id: str,
     tries: int,
     error: ServiceError,
@@ -62,6 +64,7 @@ def apart(
         _key(queue, place),
         message_id,
         _storable(body),
+        traceparent,
         error.code(),
         _reason(error),
         tries + 1,
@@ -98,22 +101,25 @@ def set_apart(conn: Connection, messages: list[Message]) -> None:
     conn.execute(
         """
         INSERT INTO outbox (
-            destination, queue, message_key, message_id, body, code, reason, tries, waiting_since, available_at
+            destination, queue, message_key, message_id, body, traceparent, code, reason, tries, waiting_since, available_at
         )
         SELECT * FROM unnest(
-            %b::text[], %b::text[], %b::bytea[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[], %b::timestamptz[],
-            %b::timestamptz[]
-        ) AS m (destination, queue, message_key, message_id, body, code, reason, tries, waiting_since, available_at)
+            %b::text[], %b::text[], %b::bytea[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[],
+            %b::timestamptz[], %b::timestamptz[]
+        ) AS m (
+            destination, queue, message_key, message_id, body, traceparent, code, reason, tries, waiting_since, available_at
+        )
         ORDER BY m.message_key
         ON CONFLICT (message_key) DO UPDATE SET
-            destination = excluded.destination, message_id = excluded.message_id, code = excluded.code, reason = excluded.reason,
-            tries = excluded.tries, waiting_since = excluded.waiting_since, available_at = excluded.available_at,
+            destination = excluded.destination, message_id = excluded.message_id, traceparent = excluded.traceparent,
+            code = excluded.code, reason = excluded.reason, tries = excluded.tries, waiting_since = excluded.waiting_since,
+            available_at = excluded.available_at,
             sent_at = NULL, deliveries = 0, error = NULL
         WHERE outbox.tries < excluded.tries OR (
             outbox.destination = 'dead_letter_queue' AND outbox.sent_at IS NOT NULL AND outbox.message_id <> excluded.message_id
         )
         """,
-        columns([astuple(m) for m in latest.values()], 10),
+        columns([astuple(m) for m in latest.values()], 11),
     )
 
 
@@ -127,6 +133,7 @@ class Row:
     type: str | None
     occurred_at: datetime | None
     data: dict[str, Any] | None
+    traceparent: str | None
     body: str | None
     code: str | None
     reason: str | None
@@ -147,8 +154,8 @@ def lease(conn: Connection, limit: int) -> Cursor[Row]:
         SET available_at = now() + make_interval(secs => %(lease)s), deliveries = o.deliveries + 1
         FROM due
         WHERE o.id = due.id
-        RETURNING o.id, o.destination, o.queue, o.type, o.occurred_at, o.data, o.body, o.code, o.reason, o.tries, o.waiting_since,
-            o.deliveries
+        RETURNING o.id, o.destination, o.queue, o.type, o.occurred_at, o.data, o.traceparent, o.body, o.code, o.reason, o.tries,
+            o.waiting_since, o.deliveries
         """,
         {"lease": LEASE_SECONDS, "limit": limit},
     )

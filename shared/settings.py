@@ -1,4 +1,4 @@
-"""The environment, read here and nowhere else; each variable is parsed at its first use."""
+"""The environment, read here and nowhere else; each variable is parsed at its first use, and kept unless Lambda changes it."""
 
 import os
 from functools import cache
@@ -76,6 +76,11 @@ def retry_patience_seconds() -> int:
 def event_bus_name() -> str:
     """The EventBridge bus that our events are published on."""
     return _required("EVENT_BUS_NAME")
+
+
+def xray_trace_header() -> str | None:
+    """Lambda's own trace (`Root=…;Parent=…;Sampled=…`), which is another one for each invocation."""
+    return os.environ.get("_X_AMZN_TRACE_ID")
 
 
 @cache

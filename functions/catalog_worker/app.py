@@ -43,6 +43,7 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
     versions: dict[int, CourseVersion] = {}
     corrections: dict[QuizId, list[tuple[int, messages.Event[AnswerKeyCorrected]]]] = defaultdict(list)
     updates: list[store.LearnerUpdate] = []
+    learners: dict[UUID, str | None] = {}
     for n, item in enumerate(incoming):
         data = item.event.data
         if isinstance(data, CourseVersion):
@@ -51,22 +52,26 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
             corrections[data.course_version_id, data.quiz_id].append((n, item.event))
         else:
             updates.append(store.LearnerUpdate(data.user_id, data.name, data.locale, taken_as(item.event.time, now)))
+            # Of several events on one learner, the first one's traceparent is handed on.
+            learners.setdefault(data.user_id, item.event.traceparent)
     refused: dict[int, ServiceError] = {}
     if versions or updates:
-        refused |= _publish(versions, updates)
+        refused |= _publish(versions, updates, learners)
     if corrections:
         refused |= _correct(corrections, now)
     return refused
 
 
-def _publish(versions: dict[int, CourseVersion], updates: list[store.LearnerUpdate]) -> dict[int, ServiceError]:
+def _publish(
+    versions: dict[int, CourseVersion], updates: list[store.LearnerUpdate], learners: dict[UUID, str | None]
+) -> dict[int, ServiceError]:
     """Store course versions and names; another body under the id of a published course version is refused."""
     first = {version.course_version_id: version for version in reversed(versions.values())}
 
     def write(conn: db.Connection) -> Any:
         if updates:
             store.update_learners(conn, updates)
-            certificates.request_missing(conn, {update.user_id for update in updates})
+            certificates.request_missing(conn, learners)
         if first:
             store.publish(conn, list(first.values()))
         return store.digests(conn, list(first))

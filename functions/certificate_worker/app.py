@@ -29,20 +29,25 @@ def take(incoming: list[messages.Incoming[Any]]) -> dict[int, ServiceError]:
 
     The events on certificates themselves ask for nothing here: what is to be done for them is in their rows.
     """
-    completed = {n: item.event.data for n, item in enumerate(incoming) if isinstance(item.event.data, EnrollmentCompleted)}
-    keys = {(data.user_id, data.course_version_id) for data in completed.values()}
+    completed = {n: item.event for n, item in enumerate(incoming) if isinstance(item.event.data, EnrollmentCompleted)}
+    # Of several events that ask for one certificate, the first one's traceparent is handed on.
+    keys: dict[tuple[UUID, UUID], str | None] = {}
+    for event in completed.values():
+        keys.setdefault((event.data.user_id, event.data.course_version_id), event.traceparent)
 
     def write(conn: db.Connection) -> Any:
         store.lock_learners(conn, {user_id for user_id, _ in keys})
         db.lock_enrollments(conn, keys)
-        return store.issue(conn, [(*key, rules.new_uid()) for key in keys])
+        return store.issue(conn, [(*key, rules.new_uid(), traceparent) for key, traceparent in keys.items()])
 
     if not keys:
         return {}
     rows: list[tuple[UUID, UUID, bool]] = db.run(write).fetchall()
     count("CertificatesIssued", sum(is_issued for *_, is_issued in rows))
     unknown = {(user_id, course_version_id) for user_id, course_version_id, is_issued in rows if not is_issued}
-    return {n: EnrollmentNotFound() for n, data in completed.items() if (data.user_id, data.course_version_id) in unknown}
+    return {
+        n: EnrollmentNotFound() for n, event in completed.items() if (event.data.user_id, event.data.course_version_id) in unknown
+    }
 
 
 @observed()

@@ -61,8 +61,10 @@ def _command(event: messages.Event[Any]) -> rules.Command:
     data = event.data
     kind = KINDS[event.type]
     if isinstance(data, EnrollmentRequested):
-        return rules.Command(kind, event.source, event.time, source_of_enrollment=data.source_of_enrollment)
-    return rules.Command(kind, event.source, event.time, reason=data.reason)
+        return rules.Command(
+            kind, event.source, event.time, source_of_enrollment=data.source_of_enrollment, traceparent=event.traceparent
+        )
+    return rules.Command(kind, event.source, event.time, reason=data.reason, traceparent=event.traceparent)
 
 
 @observed()

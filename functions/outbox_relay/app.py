@@ -12,7 +12,7 @@ from uuid import UUID
 import boto3
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from shared import db, outbox, settings
+from shared import db, outbox, settings, trace
 from shared.observability import count, logger, measure_seconds, observed
 from shared.outbox import Row
 from shared.parsing import utc_text
@@ -114,6 +114,8 @@ def _put_events(call: list[Row]) -> Failures:
             "DetailType": row.type,
             "Detail": _body(row),
         }
+        # By it, X-Ray joins the traces of those who get the event.
+        | ({"TraceHeader": trace.xray_header(row.traceparent)} if row.traceparent else {})
         for row in call
     ]
     answers = _client("events").put_events(Entries=entries)["Entries"]
@@ -135,17 +137,16 @@ def _body(row: Row) -> str:
     """The message as it came, or an event of our own as CloudEvents 1.0."""
     if row.body is not None:
         return row.body
-    return json.dumps(
-        {
-            "specversion": "1.0",
-            "id": str(row.id),
-            "source": "learner-progress",
-            "type": row.type,
-            "time": row.occurred_at and utc_text(row.occurred_at),
-            "datacontenttype": "application/json",
-            "data": row.data,
-        }
-    )
+    event = {
+        "specversion": "1.0",
+        "id": str(row.id),
+        "source": "learner-progress",
+        "type": row.type,
+        "time": row.occurred_at and utc_text(row.occurred_at),
+        "datacontenttype": "application/json",
+        "data": row.data,
+    }
+    return json.dumps(event | ({"traceparent": row.traceparent} if row.traceparent else {}))
 
 
 def _attributes(row: Row) -> dict[str, Any]:

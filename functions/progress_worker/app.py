@@ -19,7 +19,9 @@ def take(incoming: list[messages.Incoming[LessonProgressed]]) -> dict[int, Servi
     """Merge all reports in one transaction and one trip."""
     now = datetime.now(UTC)
     reports = [
-        store.Report(d.user_id, d.course_version_id, d.lesson_id, d.percentage, taken_as(item.event.time, now))
+        store.Report(
+            d.user_id, d.course_version_id, d.lesson_id, d.percentage, taken_as(item.event.time, now), item.event.traceparent
+        )
         for item in incoming
         for d in [item.event.data]
     ]

@@ -84,6 +84,7 @@ def _graded(event: messages.Event[QuizSubmitted], key: store.AnswerKey, now: dat
         grade.score,
         grade.is_passed,
         simplejson.dumps(grade.question_results),
+        event.traceparent,
     )
 
 

@@ -1,6 +1,6 @@
 """The SQL of certificates."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.rows import class_row
 
-from shared import settings
+from shared import settings, trace
 from shared.certificate.models import Algorithm, Certificate, CertificateStatus, OwnCertificate
 from shared.db import Connection, columns
 
@@ -29,8 +29,10 @@ def lock_learners(conn: Connection, user_ids: Collection[UUID]) -> None:
     )
 
 
-def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cursor[tuple[UUID, UUID, bool]]:
+def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str, str | None]]) -> Cursor[tuple[UUID, UUID, bool]]:
     """Issue certificates, each with the uid drawn for it, where they are due and there is none yet.
+
+    The last of each is the traceparent of the event that asks for it, if that has one.
 
     Due: the enrolment is completed, its course version gives certificates, and the learner's name is known. A certificate
     that a later completion renews keeps its uid, and what it said before is kept. Lock the learners and the enrolments
@@ -39,11 +41,12 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
     return conn.execute(
         """
         WITH i AS (
-            SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[]) AS i (user_id, course_version_id, certificate_uid)
+            SELECT * FROM unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[])
+                AS i (user_id, course_version_id, certificate_uid, traceparent)
         ), due AS MATERIALIZED (
             SELECT e.user_id, e.course_version_id, i.certificate_uid, certificate_metadata(e) AS metadata,
                 now() + make_interval(days => v.certificate_valid_for_days) AS expires_at,
-                nextval('status_list_entries') AS status_entry
+                next_status_entry() AS status_entry
             FROM i
             JOIN enrollments e ON e.user_id = i.user_id AND e.course_version_id = i.course_version_id AND e.status = 'completed'
             JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
@@ -72,13 +75,15 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             FROM issued c WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             RETURNING e.user_id, e.course_version_id, e.status, e.sequence
         ), told AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', CASE WHEN c.id IN (SELECT certificate_id FROM renewed) THEN 'certificate.reissued'
                 ELSE 'certificate.issued' END, c.issued_at, jsonb_build_object(
                 'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
                 'status', 'valid', 'sequence', n.sequence
-            )
-            FROM issued c JOIN counted n ON n.user_id = c.user_id AND n.course_version_id = c.course_version_id
+            ), coalesce(i.traceparent, %s::text)
+            FROM issued c
+            JOIN counted n ON n.user_id = c.user_id AND n.course_version_id = c.course_version_id
+            JOIN i ON i.user_id = c.user_id AND i.course_version_id = c.course_version_id
         )
         SELECT user_id, course_version_id, TRUE FROM issued
         UNION ALL
@@ -87,29 +92,37 @@ def issue(conn: Connection, enrollments: Sequence[tuple[UUID, UUID, str]]) -> Cu
             SELECT FROM enrollments e WHERE e.user_id = i.user_id AND e.course_version_id = i.course_version_id
         )
         """,
-        columns(enrollments, 3),
+        [*columns(enrollments, 4), trace.current()],
         binary=True,
     )
 
 
-def request_missing(conn: Connection, user_ids: Collection[UUID] | None) -> None:
-    """Ask for the certificates that completed enrolments of these learners (None: of all) lack, or that they renew."""
+def request_missing(conn: Connection, learners: Mapping[UUID, str | None] | None) -> None:
+    """Ask for the certificates that completed enrolments of these learners (None: of all) lack, or that they renew.
+
+    Each learner stands with the traceparent of the event that asks, if that has one.
+    """
     conn.execute(
         """
-        INSERT INTO outbox (destination, queue, type, occurred_at, data)
+        INSERT INTO outbox (destination, queue, type, occurred_at, data, traceparent)
         SELECT 'queue', 'certificate', 'enrollment.completed', e.completed_at, jsonb_build_object(
             'user_id', e.user_id, 'course_version_id', e.course_version_id, 'status', 'completed',
             'completed_at', rfc3339(e.completed_at), 'sequence', e.sequence
-        )
+        ), coalesce(u.traceparent, %(traceparent)s::text)
         FROM enrollments e
         JOIN course_versions v ON v.course_version_id = e.course_version_id AND v.certificate_enabled
         JOIN learners l ON l.user_id = e.user_id AND l.name IS NOT NULL
+        LEFT JOIN unnest(%(users)b::uuid[], %(traceparents)b::text[]) AS u (user_id, traceparent) ON u.user_id = e.user_id
         WHERE (%(users)b::uuid[] IS NULL OR e.user_id = ANY(%(users)b::uuid[])) AND e.status = 'completed' AND NOT EXISTS (
             SELECT FROM certificates c
             WHERE c.user_id = e.user_id AND c.course_version_id = e.course_version_id AND NOT is_renewed_by(c, e.completed_at)
         )
         """,
-        {"users": None if user_ids is None else list(user_ids)},
+        {
+            "users": None if learners is None else list(learners),
+            "traceparents": None if learners is None else list(learners.values()),
+            "traceparent": trace.current(),
+        },
     )
 
 
@@ -286,11 +299,11 @@ def revoke(
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM revoked c CROSS JOIN counted n
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
+        INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
         SELECT 'bus', 'certificate.revoked', c.revoked_at, jsonb_build_object(
             'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
             'status', 'revoked', 'reason', c.revocation_reason, 'sequence', n.sequence
-        )
+        ), %(traceparent)s::text
         FROM revoked c CROSS JOIN counted n
         """,
         {
@@ -299,6 +312,7 @@ def revoke(
             "uid": certificate_uid,
             "user_id": of_revoked and of_revoked[0],
             "course_version_id": of_revoked and of_revoked[1],
+            "traceparent": trace.current(),
         },
     )
 
@@ -325,14 +339,14 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reinstated c CROSS JOIN counted n
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
+        INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
         SELECT 'bus', 'certificate.reinstated', now(), jsonb_build_object(
             'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
             'status', c.status, 'reason', %(reason)s::text, 'sequence', n.sequence
-        )
+        ), %(traceparent)s::text
         FROM reinstated c CROSS JOIN counted n
         """,
-        {"uid": certificate_uid, "reason": reason, "actor": actor},
+        {"uid": certificate_uid, "reason": reason, "actor": actor, "traceparent": trace.current()},
     )
 
 
@@ -345,7 +359,7 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
     conn.execute(
         """
         WITH fresh AS MATERIALIZED (
-            SELECT c.id, nextval('status_list_entries') AS status_entry, c.metadata
+            SELECT c.id, next_status_entry() AS status_entry, c.metadata
                 || CASE WHEN e.status = 'completed' AND NOT is_renewed_by(c, e.completed_at)
                     THEN certificate_metadata(e) ELSE '{}' END
                 || jsonb_build_object(
@@ -384,14 +398,14 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reissued c CROSS JOIN counted n
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
+        INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
         SELECT 'bus', 'certificate.reissued', now(), jsonb_build_object(
             'user_id', c.user_id, 'course_version_id', c.course_version_id, 'certificate_uid', c.certificate_uid,
             'status', c.status, 'reason', %(reason)s::text, 'sequence', n.sequence
-        )
+        ), %(traceparent)s::text
         FROM reissued c CROSS JOIN counted n
         """,
-        {"uid": certificate_uid, "reason": reason, "actor": actor},
+        {"uid": certificate_uid, "reason": reason, "actor": actor, "traceparent": trace.current()},
     )
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.rows import class_row
 
+from shared import trace
 from shared.db import Connection
 from shared.enrollment.models import HistoryEntry
 
@@ -74,14 +75,20 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
                 a.pass_threshold_percentage, a.question_results, a.key_course_version_id, a.transferred_from, a.pass_kept
             FROM attempt a CROSS JOIN history h
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
+        INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
         SELECT 'bus', 'enrollment.reset', reset_at, jsonb_build_object(
             'user_id', user_id, 'course_version_id', course_version_id, 'status', status, 'reason', %(reason)s::text,
             'sequence', sequence
-        )
+        ), %(traceparent)s::text
         FROM reset
         """,
-        {"user_id": user_id, "course_version_id": course_version_id, "actor": actor, "reason": reason},
+        {
+            "user_id": user_id,
+            "course_version_id": course_version_id,
+            "actor": actor,
+            "reason": reason,
+            "traceparent": trace.current(),
+        },
     )
 
 
@@ -246,16 +253,24 @@ def carry_over(
             FROM way w WHERE e.user_id = w.user_id AND e.course_version_id = w.to_id
             RETURNING e.user_id, e.course_version_id, e.sequence - (SELECT count(*) FROM news) AS sequence
         ), told AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', n.type, n.completed_at, n.data || jsonb_build_object(
                 'user_id', s.user_id, 'course_version_id', s.course_version_id,
                 'sequence', s.sequence + row_number() OVER (ORDER BY n.completed_at, n.type, n.id)
-            )
+            ), %(traceparent)s::text
             FROM news n CROSS JOIN numbered s
         )
         SELECT 1 FROM way
         """,
-        {"user_id": user_id, "course_version_id": course_version_id, "to": to, "at": at, "actor": actor, "reason": reason},
+        {
+            "user_id": user_id,
+            "course_version_id": course_version_id,
+            "to": to,
+            "at": at,
+            "actor": actor,
+            "reason": reason,
+            "traceparent": trace.current(),
+        },
     )
 
 

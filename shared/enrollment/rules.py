@@ -35,7 +35,10 @@ RANK: dict[str, int] = {"requested": 0, "cancelled": 1, "reinstated": 2, "revoke
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What someone wants of an enrolment. `actor` is who: the caller's id over HTTP, the event's source on a queue."""
+    """What someone wants of an enrolment. `actor` is who: the caller's id over HTTP, the event's source on a queue.
+
+    `traceparent` is that of the event, if it has one.
+    """
 
     kind: CommandKind
     actor: str
@@ -44,6 +47,7 @@ class Command:
     reason: str | None = None
     source_of_enrollment: str | None = None
     revoke_certificate: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Change:
     occurred_at: datetime
     actor: str
     reason: str | None
+    traceparent: str | None
 
 
 @dataclass(slots=True)
@@ -166,7 +171,7 @@ def decide(situation: Situation, command: Command) -> tuple[Situation, Change | 
     if command.kind == "reinstated" and situation.is_completed:
         status = "completed"
     taken = replace(situation, status=status, commanded_at=time, command=command.kind)
-    return taken, Change(event, situation.status, status, time, command.actor, command.reason)
+    return taken, Change(event, situation.status, status, time, command.actor, command.reason, command.traceparent)
 
 
 def _is_outdated(situation: Situation, time: datetime, kind: CommandKind) -> bool:

@@ -9,6 +9,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.rows import class_row
 
+from shared import trace
 from shared.db import Connection, columns
 from shared.enrollment.models import Enrollment, EnrollmentDetail, Progress, Status
 from shared.enrollment.rules import Plan, Situation
@@ -70,7 +71,18 @@ def write(
         for p in plans
     ]
     changes = [
-        (p.before.user_id, p.before.course_version_id, n, c.event, c.from_status, c.to_status, c.occurred_at, c.actor, c.reason)
+        (
+            p.before.user_id,
+            p.before.course_version_id,
+            n,
+            c.event,
+            c.from_status,
+            c.to_status,
+            c.occurred_at,
+            c.actor,
+            c.reason,
+            c.traceparent,
+        )
         for p in plans
         for n, c in enumerate(p.changes, 1)
     ]
@@ -131,8 +143,9 @@ def write(
         ), told AS (
             SELECT c.*, w.sequence + c.n AS sequence
             FROM unnest(
-                %b::uuid[], %b::uuid[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[]
-            ) AS c (user_id, course_version_id, n, event, from_status, to_status, occurred_at, actor, reason)
+                %b::uuid[], %b::uuid[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
+                %b::text[]
+            ) AS c (user_id, course_version_id, n, event, from_status, to_status, occurred_at, actor, reason, traceparent)
             JOIN written w ON w.user_id = c.user_id AND w.course_version_id = c.course_version_id
         ), history AS (
             INSERT INTO enrollment_history (
@@ -142,16 +155,16 @@ def write(
                 sequence
             FROM told ORDER BY user_id, course_version_id, sequence
         ), events AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', event, occurred_at, jsonb_strip_nulls(jsonb_build_object(
                 'user_id', user_id, 'course_version_id', course_version_id, 'status', to_status, 'reason', reason, 'sequence',
                 sequence
-            ))
+            )), coalesce(traceparent, %s::text)
             FROM told
         )
         SELECT user_id, course_version_id FROM i EXCEPT SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 23), source_user, source_user, source_version, *columns(changes, 9)],
+        [*columns(enrollments, 23), source_user, source_user, source_version, *columns(changes, 10), trace.current()],
         binary=True,
     )
 

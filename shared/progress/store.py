@@ -9,20 +9,24 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.rows import class_row
 
-from shared import db
+from shared import db, trace
 from shared.db import Connection, columns
 from shared.errors import EnrollmentInactive, EnrollmentNotFound, LessonNotFound, ServiceError
 from shared.progress.models import LessonItem, LessonProgress, QuizItem
 
 
 class Report(NamedTuple):
-    """How far a learner got in a lesson by then, 0-100. `occurred_at` None: now, by the database's clock."""
+    """How far a learner got in a lesson by then, 0-100. `occurred_at` None: now, by the database's clock.
+
+    `traceparent` is the report's own, if it has one.
+    """
 
     user_id: UUID
     course_version_id: UUID
     lesson_id: UUID
     percentage: float
     occurred_at: datetime | None
+    traceparent: str | None = None
 
 
 #: Why a report was not taken.
@@ -63,15 +67,17 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
     nothing new is not written. A lesson's completion is published, once, which is why enrolments of completing reports
     must be locked by an earlier statement: only then does this one see the rows as they are.
 
+    Of several reports that say 100, the earliest is the one that completes the lesson, and its traceparent is handed on.
+
     Whatever is written shares a key lock on its enrolment, which only starting over waits for. So a report from before
     that act can't slip in behind it.
     """
     return conn.cursor(row_factory=class_row(Outcome)).execute(
         """
         WITH report AS (
-            SELECT user_id, course_version_id, lesson_id, percentage, coalesce(occurred_at, now()) AS occurred_at, n
-            FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[])
-                WITH ORDINALITY AS r (user_id, course_version_id, lesson_id, percentage, occurred_at, n)
+            SELECT user_id, course_version_id, lesson_id, percentage, coalesce(occurred_at, now()) AS occurred_at, traceparent, n
+            FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[], %b::text[])
+                WITH ORDINALITY AS r (user_id, course_version_id, lesson_id, percentage, occurred_at, traceparent, n)
         ), judged AS (
             SELECT r.*, coalesce(p.status = 'completed', FALSE) AS was_completed, e.status,
                 CASE
@@ -99,6 +105,8 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
         ), folded AS (
             SELECT j.user_id, j.lesson_id, j.course_version_id, max(j.percentage) AS percentage, min(j.occurred_at) AS started_at,
                 max(j.occurred_at) AS last_accessed_at, min(j.occurred_at) FILTER (WHERE j.percentage = 100) AS completed_at,
+                -- A time of fixed width, then the traceparent: the least of them is the earliest report's.
+                min(rfc3339(j.occurred_at) || coalesce(j.traceparent, '')) FILTER (WHERE j.percentage = 100) AS completed_by,
                 bool_or(j.was_completed) AS was_completed, min(j.status) AS enrollment_status
             FROM judged j
             JOIN shared s ON s.user_id = j.user_id AND s.course_version_id = j.course_version_id
@@ -129,16 +137,16 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             RETURNING e.user_id, e.course_version_id, e.sequence - c.lessons AS sequence
         ), told AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', 'lesson.completed', c.completed_at, jsonb_build_object(
                 'user_id', c.user_id, 'course_version_id', c.course_version_id, 'lesson_id', c.lesson_id,
                 'status', c.enrollment_status, 'completed_at', rfc3339(c.completed_at), 'sequence', s.sequence + c.k
-            )
+            ), coalesce(nullif(substr(c.completed_by, 28), ''), %s::text)
             FROM completed c JOIN numbered s ON s.user_id = c.user_id AND s.course_version_id = c.course_version_id
         )
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
-        columns([tuple(r) for r in reports], 5),
+        [*columns([tuple(r) for r in reports], 6), trace.current()],
         binary=True,
     )
 

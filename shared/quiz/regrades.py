@@ -14,6 +14,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.rows import class_row
 
+from shared import trace
 from shared.db import Connection, columns
 from shared.quiz.attempts import Regrade, RegradeBody, RegradedLearner
 
@@ -248,12 +249,12 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
             WHERE e.user_id = n.user_id AND e.course_version_id = n.course_version_id
             RETURNING e.user_id, e.course_version_id, e.status, e.sequence - n.attempts AS sequence
         ), published AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', 'quiz.regraded', now(), jsonb_build_object(
                 'user_id', n.user_id, 'course_version_id', n.course_version_id, 'quiz_id', %(quiz_id)b::uuid, 'attempt_id', n.id,
                 'attempt_number', n.attempt_number, 'previous_score', n.previous_score, 'score', n.score,
                 'is_passed', n.is_passed, 'status', c.status, 'sequence', c.sequence + n.k
-            )
+            ), %(traceparent)s::text
             FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.course_version_id
         )
         UPDATE quiz_regrades r
@@ -274,6 +275,7 @@ def step(conn: Connection, job: Job, last: Graded, key_version: int, regraded: S
             "last_course_version_id": last.course_version_id,
             "key_version": key_version,
             "lease": LEASE_SECONDS,
+            "traceparent": trace.current(),
         }
         | dict(
             zip(
@@ -342,23 +344,24 @@ def take_completion_back(
             FROM reopened r WHERE c.id = r.certificate_id
             RETURNING c.user_id, c.course_version_id, c.certificate_uid, r.sequence
         )
-        INSERT INTO outbox (destination, type, occurred_at, data)
+        INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
         SELECT 'bus', 'enrollment.reactivated', now(), jsonb_build_object(
             'user_id', user_id, 'course_version_id', course_version_id, 'status', status, 'reason', %(reason)s::text,
             'sequence', sequence - (certificate_id IS NOT NULL)::int
-        )
+        ), %(traceparent)s::text
         FROM reopened WHERE from_status = 'completed'
         UNION ALL
         SELECT 'bus', 'certificate.revoked', now(), jsonb_build_object(
             'user_id', user_id, 'course_version_id', course_version_id, 'certificate_uid', certificate_uid, 'status', 'revoked',
             'reason', %(reason)s::text, 'sequence', sequence
-        )
+        ), %(traceparent)s::text
         FROM revoked
         """,
         {
             "quiz_id": quiz_id,
             "actor": actor,
             "reason": reason,
+            "traceparent": trace.current(),
         }
         | dict(zip(("user_ids", "course_version_ids"), columns(enrollments, 2), strict=True)),
     )

@@ -13,7 +13,7 @@ from psycopg import Cursor
 from psycopg.rows import class_row
 from pydantic import TypeAdapter
 
-from shared import db
+from shared import db, trace
 from shared.db import Connection, columns
 from shared.errors import AttemptIdTaken, EnrollmentInactive, EnrollmentNotFound, ServiceError
 from shared.quiz import rules
@@ -86,7 +86,10 @@ def known_course_versions(conn: Connection, course_version_ids: Collection[UUID]
 
 
 class Submission(NamedTuple):
-    """A graded attempt of a producer, as it goes to the database. `question_results` and `answers` are JSON."""
+    """A graded attempt of a producer, as it goes to the database. `question_results` and `answers` are JSON.
+
+    `traceparent` is that of the event, if it has one.
+    """
 
     attempt_id: UUID
     user_id: UUID
@@ -100,6 +103,7 @@ class Submission(NamedTuple):
     score: float
     is_passed: bool
     question_results: str
+    traceparent: str | None
 
 
 #: Why a submission was not taken.
@@ -133,14 +137,15 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
         WITH submission AS (
             SELECT * FROM unnest(
                 %b::uuid[], %b::uuid[], %b::uuid[], %b::uuid[], %b::text[], %b::timestamptz[], %b::timestamptz[], %b::int[],
-                %b::numeric[], %b::float8[], %b::bool[], %b::text[]
+                %b::numeric[], %b::float8[], %b::bool[], %b::text[], %b::text[]
             ) WITH ORDINALITY AS s (
                 id, user_id, course_version_id, quiz_id, answers, started_at, completed_at, key_version,
-                pass_threshold_percentage, score, is_passed, question_results, n
+                pass_threshold_percentage, score, is_passed, question_results, traceparent, n
             )
         ), judged AS (
             -- Without the two large columns, which would be carried through every step that follows.
-            SELECT s.n, s.id, s.user_id, s.course_version_id, s.quiz_id, s.completed_at, s.score, s.is_passed, e.status,
+            SELECT s.n, s.id, s.user_id, s.course_version_id, s.quiz_id, s.completed_at, s.score, s.is_passed, s.traceparent,
+                e.status,
                 CASE
                     WHEN a.id IS NOT NULL THEN
                         CASE WHEN a.user_id = s.user_id AND a.enrolled_course_version_id = s.course_version_id
@@ -177,17 +182,17 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
             WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             RETURNING e.user_id, e.course_version_id, e.sequence - c.attempts AS sequence
         ), told AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', 'quiz.graded', n.completed_at, jsonb_build_object(
                 'user_id', n.user_id, 'course_version_id', n.course_version_id, 'quiz_id', n.quiz_id, 'attempt_id', n.id,
                 'attempt_number', n.attempt_number, 'score', n.score, 'is_passed', n.is_passed, 'status', n.status,
                 'sequence', c.sequence + n.k
-            )
+            ), coalesce(n.traceparent, %s::text)
             FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.course_version_id
         )
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
-        columns(submissions, 12),
+        [*columns(submissions, 13), trace.current()],
         binary=True,
     )
 
@@ -348,17 +353,17 @@ def close(conn: Connection, closings: Sequence[Closing]) -> Cursor[tuple[UUID]]:
             WHERE e.user_id = c.user_id AND e.course_version_id = c.enrolled_course_version_id
             RETURNING e.user_id, e.course_version_id, e.status, e.sequence - c.attempts AS sequence
         ), told AS (
-            INSERT INTO outbox (destination, type, occurred_at, data)
+            INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
             SELECT 'bus', 'quiz.graded', n.completed_at, jsonb_build_object(
                 'user_id', n.user_id, 'course_version_id', n.enrolled_course_version_id, 'quiz_id', n.quiz_id, 'attempt_id', n.id,
                 'attempt_number', n.attempt_number, 'score', n.score, 'is_passed', n.is_passed, 'status', c.status,
                 'sequence', c.sequence + n.k
-            )
+            ), %s::text
             FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.enrolled_course_version_id
         )
         SELECT id FROM closed
         """,
-        [*columns(closings, 7), rules.GRACE],
+        [*columns(closings, 7), rules.GRACE, trace.current()],
         binary=True,
     )
 

@@ -16,6 +16,7 @@ EVERYWHERE = {
     "shared/observability.py",
     "shared/parsing.py",
     "shared/settings.py",
+    "shared/trace.py",
 }
 
 

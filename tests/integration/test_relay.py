@@ -194,6 +194,30 @@ def test_a_completion_reaches_the_certificate_queue_over_the_bus(service: Servic
     assert run() == {"sent": 1, "failed": 0}
 
 
+def test_a_request_is_followed_over_the_bus_to_the_certificate(service: Service, aws: Aws):
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    version = course(lessons=1)
+    service.send(
+        "catalog", event("course_version.published", version), event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"})
+    )
+    base = f"/users/me/enrollments/{version['course_version_id']}"
+    assert service.http("PUT", base).status == 201
+    assert run() == {"sent": 1, "failed": 0}
+    lesson = f"{base}/lessons/{version['lessons'][0]['lesson_id']}/progress"
+    assert service.http("PUT", lesson, {"status": "completed"}, headers={"traceparent": traceparent}).status == 200
+    assert run() == {"sent": 2, "failed": 0}
+    (message,) = aws.received("certificate")
+    assert json.loads(message["Body"])["detail"]["traceparent"] == traceparent
+    service.send("certificate", message["Body"])
+    told = service.rows("SELECT type, traceparent FROM outbox ORDER BY (data ->> 'sequence')::int")
+    assert [(row["type"], row["traceparent"]) for row in told] == [
+        ("enrollment.created", None),
+        ("lesson.completed", traceparent),
+        ("enrollment.completed", traceparent),
+        ("certificate.issued", traceparent),
+    ]
+
+
 def test_dead_letters_reach_their_own_queue_with_reason_and_code(service: Service, aws: Aws):
     for queue in QUEUES:
         service.send(queue, "no json", event("lesson.viewed", {"text": "\u00e9 😀 \x07"}, id=queue))
@@ -253,6 +277,7 @@ class Entry(NamedTuple):
     destination: str
     id: str
     body: str
+    trace: str | None = None
 
 
 class FailingAws(ThreadingHTTPServer):
@@ -293,7 +318,10 @@ class _Answer(BaseHTTPRequestHandler):
         call = json.loads(text)
         to_bus = self.headers["X-Amz-Target"].endswith("PutEvents")
         if to_bus:
-            entries = [Entry(e["EventBusName"], json.loads(e["Detail"])["id"], e["Detail"]) for e in call["Entries"]]
+            entries = [
+                Entry(e["EventBusName"], json.loads(e["Detail"])["id"], e["Detail"], e.get("TraceHeader"))
+                for e in call["Entries"]
+            ]
         else:
             name = call["QueueUrl"].rsplit("/", 1)[1]
             entries = [Entry(name, e["MessageBody"], e["MessageBody"]) for e in call["Entries"]]
@@ -335,6 +363,20 @@ def failing(at_aws: Callable[[str], None]) -> Iterator[FailingAws]:
         yield server
         server.shutdown()
         thread.join()
+
+
+def test_an_event_carries_its_traceparent_and_x_ray_is_told_the_same(service: Service, failing: FailingAws):
+    traced, untraced = publish(service, 2)
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    service.rows("UPDATE outbox SET traceparent = %s WHERE id = %s", traceparent, traced)
+    run()
+    sent = {
+        entry.id: (json.loads(entry.body).get("traceparent", "absent"), entry.trace) for call in failing.calls for entry in call
+    }
+    assert sent == {
+        str(traced): (traceparent, "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1"),
+        str(untraced): ("absent", None),
+    }
 
 
 def test_a_call_takes_ten_entries_of_one_destination(service: Service, failing: FailingAws):

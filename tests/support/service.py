@@ -179,8 +179,9 @@ class Service:
                 attributes = {"tries": str(row["tries"])} if row["body"] else {}
                 if row["waiting_since"]:
                     attributes["waiting_since"] = row["waiting_since"].isoformat()
+                traced = {"traceparent": row["traceparent"]} if row["traceparent"] else {}
                 body = row["body"] or json.dumps(
-                    event(row["type"], row["data"], row["occurred_at"].isoformat(), id=str(row["id"]))
+                    event(row["type"], row["data"], row["occurred_at"].isoformat(), id=str(row["id"]), **traced)
                 )
                 self.rows("UPDATE outbox SET sent_at = now() WHERE id = %s", row["id"])
                 self.invoke(f"{queue}_worker", {"Records": [record(body, attributes)]})
