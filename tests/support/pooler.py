@@ -22,9 +22,11 @@ from local.postgres import free_port
 ROLES = ("learner_progress", "learner_progress_app", "learner_progress_relay", "learner_progress_report")
 
 #: What makes RDS Proxy pin a connection (https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-proxy-pinning.html).
+#: It does not look into the functions of the database, nor at the defaults of columns.
 PINS = re.compile(
-    r"\A\s*(SET\s+(?!LOCAL\b)|PREPARE\b|DEALLOCATE\b|DISCARD\b|DECLARE\b|LISTEN\b|CREATE\s+(GLOBAL\s+|LOCAL\s+)?TEMP)"
-    r"|\bpg_(try_)?advisory_lock\b|\bset_config\([^)]*false\)|\bnextval\b.*\bcurrval\b",
+    r"\A\s*(SET\b|RESET\b|PREPARE\b|EXECUTE\b|DEALLOCATE\b|DISCARD\b|DECLARE\b|LISTEN\b|LOAD\b"
+    r"|CREATE\s+(GLOBAL\s+|LOCAL\s+)?TEMP)"
+    r"|\bpg_(try_)?advisory_lock(_shared)?\s*\(|\b(set_config|nextval|setval|currval|lastval)\s*\(",
     re.IGNORECASE,
 )
 #: Bytes of a statement beyond which it pins as well.
