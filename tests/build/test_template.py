@@ -243,6 +243,13 @@ def test_the_dashboard_and_the_alarms_know_the_metrics_that_the_code_writes(docu
     assert written <= used <= written | published
 
 
+def test_the_access_log_leads_from_a_request_to_its_invocation_and_names_no_learner(document: dict[str, Any]) -> None:
+    (stage,) = resources(document, "AWS::Serverless::HttpApi").values()
+    logged = json.loads(stage["Properties"]["AccessLogSettings"]["Format"])
+    assert (logged["requestId"], logged["lambdaRequestId"]) == ("$context.requestId", "$context.integration.requestId")
+    assert not [value for value in logged.values() if re.search(r"path|claims|identity|authorizer\.(?!error)", value)]
+
+
 def test_two_relays_overlap_and_a_third_is_never_needed(document: dict[str, Any]) -> None:
     relay = document["Resources"]["OutboxRelay"]["Properties"]
     assert relay["Events"]["EveryMinute"]["Properties"]["Schedule"] == "rate(1 minute)"
