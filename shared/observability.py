@@ -23,8 +23,8 @@ def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Hand
         @logger.inject_lambda_context(correlation_id_path=correlation_id_path)
         @wraps(handler)
         def wrapped(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-            # Only HTTP requests have headers; the gateway gives their names in lower case.
-            trace.begin((event.get("headers") or {}).get("traceparent"))
+            # Of all functions' events only HTTP requests have headers; the gateway gives their names in lower case.
+            trace.begin((event.get("headers") or {}).get("traceparent") if correlation_id_path else None)
             logger.append_keys(trace_id=trace.trace_id(trace.current()))
             try:
                 return handler(event, context)
