@@ -1,9 +1,6 @@
 -- What leaves the service says by which request or event it was caused: the W3C Trace Context `traceparent`. And statements
 -- call no sequence any more, since RDS Proxy pins the connection of one that does; it does not look into functions.
 
-SET LOCAL lock_timeout = '4s';
-SET LOCAL statement_timeout = '60s';
-
 ALTER TABLE outbox ADD COLUMN traceparent text;
 
 -- The next entry in a status list that nobody has.
