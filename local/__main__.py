@@ -1,4 +1,4 @@
-"""`python -m local`: the commands behind `make run`, `make demo`, `make token` and `make clean`."""
+"""`python -m local`: the commands behind `make run`, `demo`, `token`, `verify`, `repair` and `clean`."""
 
 import argparse
 import os
@@ -56,6 +56,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 from local import tokens
 
                 print(tokens.issue(tokens.signing_key(default_dir()), str(arguments.sub), arguments.scope))
+            case "verify":
+                from local import verify
+
+                return verify.main()
             case _:
                 stop(default_dir())
     except ServiceError as error:
@@ -76,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     token = commands.add_parser("token", help="print a token that the running service accepts")
     token.add_argument("--sub", type=_uuid, required=True, help="user_id, a UUID")
     token.add_argument("--scope", default="", help="scopes, separated by spaces")
+    commands.add_parser("verify", help="look whether everything in the database is right")
+    repair = commands.add_parser("repair", help="say what can be mended in the database")
+    repair.add_argument("--apply", action="store_true", help="mend it")
     commands.add_parser("stop", help="stop the service if it is running")
     child = commands.add_parser("child")
     child.add_argument("what", nargs="+")

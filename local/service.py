@@ -79,7 +79,7 @@ def running(port: int | None = None, local_dir: Path | None = None) -> Generator
         try:
             environment = stack.enter_context(started(port, local_dir))
         except AlreadyRunningError:
-            environment = _environment_of_running(local_dir)
+            environment = environment_of_running(local_dir)
         yield environment
 
 
@@ -378,7 +378,7 @@ def _write_environment(stack: ExitStack, local_dir: Path, environment: dict[str,
     stack.callback(path.unlink, missing_ok=True)
 
 
-def _environment_of_running(local_dir: Path) -> dict[str, str]:
+def environment_of_running(local_dir: Path) -> dict[str, str]:
     """Read the file env of the service that holds the lock, which may be just starting."""
     deadline = time.monotonic() + START_SECONDS
     while True:
