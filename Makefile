@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token test test-pooled test-docker check build openapi policies lock clean
+.PHONY: help demo run token verify repair test test-pooled test-docker check build openapi policies lock clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -47,6 +47,13 @@ run: .venv/.stamp ## the whole service on this computer, at http://127.0.0.1:300
 token: .venv/.stamp ## print a token for the running service; SUB=<uuid>, SCOPE="<scopes>"
 	@: "$${SUB:?says whose token it is to be: make token SUB=<uuid>}"
 	@exec $(PYTHON) -m local token --sub "$$SUB" $${SCOPE:+--scope "$$SCOPE"}
+
+# Make itself ends with 2 whatever it is: `python -m local verify` ends with 1 for what is wrong and 2 for what it could not see.
+verify: .venv/.stamp ## whether everything in a database is right; only reads; DATABASE_URL=<url>, or the running service's
+	@exec $(PYTHON) -m local verify
+
+repair: .venv/.stamp ## what of that can be mended by itself; DATABASE_URL=<url>; APPLY=1 mends it
+	@exec $(PYTHON) -m local repair $(if $(filter 1,$(APPLY)),--apply)
 
 # Verifiers of credentials and the checker of pages are npm packages. Without npm, the tests that need them are skipped.
 NODE_MODULES := $(if $(shell command -v npm),$(patsubst %/package.json,%/node_modules/.stamp,$(wildcard tests/*/package.json)))

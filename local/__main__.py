@@ -60,6 +60,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 from local import verify
 
                 return verify.main()
+            case "repair":
+                from local import repair
+
+                return repair.main(apply=arguments.apply)
             case _:
                 stop(default_dir())
     except ServiceError as error:

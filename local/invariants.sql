@@ -436,7 +436,10 @@ WHERE g.sequence > e.sequence;
 
 \echo sequence_numbers_count_up
 -- The events about an enrolment are numbered 1, 2, 3, …, without gap or repetition, so that consumers can put them in order.
-WITH told AS (
+WITH young AS MATERIALIZED (
+    -- All that happened to an enrolment that was made recently is still in the outbox.
+    SELECT user_id, course_version_id FROM enrollment_history WHERE type = 'created' AND recorded_at > now() - interval '29 days'
+), told AS (
     SELECT (data ->> 'user_id')::uuid AS user_id, (data ->> 'course_version_id')::uuid AS course_version_id,
         (data ->> 'sequence')::bigint AS sequence, created_at > now() - interval '29 days' AS is_recent
     FROM outbox WHERE destination = 'bus'
@@ -449,9 +452,8 @@ WITH told AS (
 SELECT n.user_id, n.course_version_id, n.previous, n.sequence
 FROM neighbours n
 JOIN enrollments e ON e.user_id = n.user_id AND e.course_version_id = n.course_version_id
-LEFT JOIN enrollment_history h ON h.user_id = n.user_id AND h.course_version_id = n.course_version_id
-    AND h.type = 'created' AND h.recorded_at > now() - interval '29 days'
-WHERE n.previous IS NULL AND h.id IS NOT NULL AND n.sequence <> 1
+LEFT JOIN young y ON y.user_id = n.user_id AND y.course_version_id = n.course_version_id
+WHERE n.previous IS NULL AND y.user_id IS NOT NULL AND n.sequence <> 1
     OR n.sequence = n.previous
     OR n.previous_is_recent AND n.sequence > n.previous + 1
     OR n.is_recent AND n.following IS NULL AND e.sequence > n.sequence;
@@ -468,7 +470,10 @@ WHERE h.sequence IS NOT NULL AND h.recorded_at > now() - interval '29 days' AND 
 
 \echo completed_lessons_are_published
 -- The completion of a lesson is published once, and once more when it is completed after the enrolment was started over.
-WITH told AS (
+WITH young AS MATERIALIZED (
+    -- All that happened to an enrolment that was made recently is still in the outbox.
+    SELECT user_id, course_version_id FROM enrollment_history WHERE type = 'created' AND recorded_at > now() - interval '29 days'
+), told AS (
     SELECT (data ->> 'user_id')::uuid AS user_id, (data ->> 'course_version_id')::uuid AS course_version_id,
         (data ->> 'lesson_id')::uuid AS lesson_id, count(*) AS events
     FROM outbox WHERE destination = 'bus' AND type = 'lesson.completed'
@@ -490,14 +495,16 @@ WITH told AS (
 SELECT c.user_id, c.course_version_id, c.lesson_id, c.events
 FROM compared c
 JOIN enrollments e ON e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-LEFT JOIN enrollment_history h ON h.user_id = c.user_id AND h.course_version_id = c.course_version_id
-    AND h.type = 'created' AND h.recorded_at > now() - interval '29 days'
-WHERE c.events > c.times OR h.id IS NOT NULL AND c.events < c.times
+LEFT JOIN young y ON y.user_id = c.user_id AND y.course_version_id = c.course_version_id
+WHERE c.events > c.times OR y.user_id IS NOT NULL AND c.events < c.times
     OR c.completed_at > now() - interval '29 days' AND c.events = 0;
 
 \echo graded_attempts_are_published
 -- The grade of an attempt is published once.
-WITH told AS (
+WITH young AS MATERIALIZED (
+    -- All that happened to an enrolment that was made recently is still in the outbox.
+    SELECT user_id, course_version_id FROM enrollment_history WHERE type = 'created' AND recorded_at > now() - interval '29 days'
+), told AS (
     SELECT (data ->> 'attempt_id')::uuid AS id, (data ->> 'user_id')::uuid AS user_id,
         (data ->> 'course_version_id')::uuid AS course_version_id, count(*) AS events
     FROM outbox WHERE destination = 'bus' AND type = 'quiz.graded'
@@ -513,10 +520,9 @@ WITH told AS (
 SELECT c.id
 FROM compared c
 JOIN enrollments e ON e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-LEFT JOIN enrollment_history h ON h.user_id = c.user_id AND h.course_version_id = c.course_version_id
-    AND h.type = 'created' AND h.recorded_at > now() - interval '29 days'
+LEFT JOIN young y ON y.user_id = c.user_id AND y.course_version_id = c.course_version_id
 WHERE c.completed_at IS NULL OR c.events > 1
-    OR c.events = 0 AND (h.id IS NOT NULL OR c.completed_at > now() - interval '29 days');
+    OR c.events = 0 AND (y.user_id IS NOT NULL OR c.completed_at > now() - interval '29 days');
 
 \echo replaced_grades_are_published
 -- Each grade that was replaced by grading again is told of, once.

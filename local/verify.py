@@ -1,4 +1,6 @@
-"""`make verify`: looks whether everything that must hold in a database does, and changes nothing. The rules are in invariants.sql.
+"""`make verify`: looks whether everything that must hold in a database does, and changes nothing.
+
+The rules are in invariants.sql.
 
 Exit codes: 0 all hold, 1 some do not, 2 some could not be looked at.
 """
@@ -45,7 +47,7 @@ class Invariant:
 def invariants() -> tuple[LiteralString, dict[str, Invariant]]:
     """What invariants.sql begins with, and its rules by name; psql writes each name before what the query gives."""
     # What the file holds is as literal as what this module holds.
-    beginning, *parts = cast(LiteralString, SOURCE.read_text()).split("\n\\echo ")
+    beginning, *parts = cast("LiteralString", SOURCE.read_text()).split("\n\\echo ")
     found: dict[str, Invariant] = {}
     for part in parts:
         name, _, text = part.partition("\n")

@@ -3,6 +3,7 @@
 import pytest
 
 from shared import settings
+from tests.integration.test_invariants import found
 from tests.support.service import LEARNER, Service, course, event, quiz
 
 
@@ -71,3 +72,4 @@ def test_a_learner_enrols_learns_passes_and_can_prove_it(service: Service, monke
         ("enrollment.completed", 5),
         ("certificate.issued", 6),
     ]
+    assert found(service.database_url) == {}

@@ -12,6 +12,7 @@ import pytest
 
 from local import demo
 from local.service import running
+from tests.integration.test_invariants import found
 from tests.oulad_counts import expected
 
 COURSE = "AAA", "2013J"
@@ -120,6 +121,7 @@ def test_real_learners_end_as_an_independent_count_says(
     assert counts == other_counts
     assert everything(url) == {table: first_rows[table] | other_rows[table] for table in first_rows}
 
+    assert found(url) == {}
     shown = capsys.readouterr().out
     assert "2 malformed rows were left out" in shown
     assert "studentVle_part.tsv.gz:" in shown

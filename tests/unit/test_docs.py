@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from local import verify
 from shared import errors, messages
 
 
@@ -31,3 +32,8 @@ def test_every_relative_link_leads_somewhere(root: Path):
     for page in [root / "README.md", *(root / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_invariant_is_in_the_table_of_what_to_do(root: Path):
+    documented = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", (root / "docs/operations.md").read_text()))
+    assert verify.invariants()[1].keys() <= documented
