@@ -550,13 +550,15 @@ WITH told AS (
 SELECT c.id
 FROM certificates c
 WHERE c.issued_at > now() - interval '29 days' AND NOT EXISTS (
-    SELECT FROM told t WHERE t.certificate_uid = c.certificate_uid AND t.occurred_at = c.issued_at AND t.type <> 'certificate.revoked'
+    SELECT FROM told t WHERE t.certificate_uid = c.certificate_uid
+        AND t.occurred_at = c.issued_at AND t.type <> 'certificate.revoked'
 )
 UNION
 SELECT c.id
 FROM certificates c
 WHERE c.revoked_at > now() - interval '29 days' AND NOT EXISTS (
-    SELECT FROM told t WHERE t.certificate_uid = c.certificate_uid AND t.occurred_at = c.revoked_at AND t.type = 'certificate.revoked'
+    SELECT FROM told t WHERE t.certificate_uid = c.certificate_uid
+        AND t.occurred_at = c.revoked_at AND t.type = 'certificate.revoked'
 )
 UNION
 SELECT c.id

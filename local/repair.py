@@ -126,7 +126,8 @@ def _make_parts(rows: Rows) -> None:
         lambda conn: conn.execute(
             """
             UPDATE certificates SET due_at = now(), tries = 0
-            WHERE id = ANY(%b::uuid[]) AND num_nulls(pdf_url, credential, credential_jwt) > 0 AND (due_at > now()) IS NOT FALSE
+            WHERE id = ANY(%b::uuid[]) AND num_nulls(pdf_url, credential, credential_jwt) > 0
+                AND (due_at > now() - interval '10 minutes') IS NOT FALSE
             """,
             [_ids(rows)],
         )
