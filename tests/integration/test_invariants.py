@@ -431,7 +431,10 @@ CORRUPTIONS = [
     Corruption("sequence_numbers_count_up", (one("enrollments", "sequence = sequence + 1", "TRUE"),)),
     Corruption(
         "sequence_numbers_count_up",
-        ("DELETE FROM outbox WHERE type = 'certificate.reissued'",),
+        (
+            "DELETE FROM outbox o WHERE type = 'certificate.reissued'"
+            " AND NOT EXISTS (SELECT FROM certificates c WHERE c.issued_at = o.occurred_at)",
+        ),
     ),
     Corruption("sequence_numbers_count_up", (told("quiz.regraded", data("sequence", "1")),)),
     Corruption("acts_are_published", (told("enrollment.cancelled", "type = 'enrollment.revoked'"),)),
