@@ -118,7 +118,8 @@ def _number_on(rows: Rows) -> None:
 
 
 def _ask_for_certificates(rows: Rows) -> None:
-    db.run(lambda conn: certificates.request_missing(conn, {row["user_id"] for row in rows}))
+    learners: dict[UUID, str | None] = {row["user_id"]: None for row in rows}
+    db.run(lambda conn: certificates.request_missing(conn, learners))
 
 
 def _make_parts(rows: Rows) -> None:
