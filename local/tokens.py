@@ -47,7 +47,7 @@ def issue(key: RSAKey, subject: str, scope: str = "") -> str:
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + LIFETIME_SECONDS}
     if scope:
         claims["scope"] = scope
-    return jwt.encode({"alg": "RS256"}, claims, key)
+    return jwt.encode({"alg": "RS256", "kid": key.thumbprint()}, claims, key)
 
 
 def verify(token: str, key: RSAKey, issuer: str, audience: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +62,8 @@ def verify(token: str, key: RSAKey, issuer: str, audience: Sequence[str]) -> dic
         # Only the one algorithm: neither "none" nor a MAC keyed with the public key can pass.
         decoded = jwt.decode(token, key, algorithms=["RS256"])
         registry.validate(decoded.claims)
+        if decoded.header.get("kid", key.thumbprint()) != key.thumbprint():
+            raise ValueError("the token names a key that is not known")
     except (JoseError, ValueError) as error:
         raise InvalidTokenError(str(error)) from error
     return decoded.claims

@@ -43,6 +43,16 @@ LEARNER: list[dict[str, list[str]]] = [{"jwt": []}]
 ADMIN_ONLY: list[dict[str, list[str]]] = [{"jwt": [ADMIN]}]
 REPORT_OR_ADMIN: list[dict[str, list[str]]] = [{"jwt": [REPORT]}, {"jwt": [ADMIN]}]
 
+#: On whatever leaves a function, unless it says something else: an answer is what its type says and no page to be run or framed,
+#: links from it tell nobody where they stood, only the one who asked keeps it, and whoever came by TLS comes by TLS again.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000",
+    "X-Content-Type-Options": "nosniff",
+}
+
 _UUID = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 
 #: The learner in a path: a UUID, or `me` for the token's own.
@@ -83,7 +93,8 @@ class _JsonOnly(APIGatewayHttpResolver):
         headers: dict[str, str] = event.get("headers") or {}
         is_json = headers.get("content-type", "").split(";")[0].strip().lower() in ("", "application/json")
         media_type = "application/json" if is_json or not event.get("body") else "application/octet-stream"
-        return super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
+        answer = super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
+        return {**answer, "headers": _HEADERS | answer["headers"]}
 
 
 def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
@@ -154,8 +165,10 @@ def _authorise(app: APIGatewayHttpResolver) -> None:
 def caller(app: APIGatewayHttpResolver) -> Caller:
     """Who calls. The claims were verified by the gateway and can't be set by a client: it writes `requestContext` itself."""
     claims: dict[str, str] = app.current_event["requestContext"]["authorizer"]["jwt"]["claims"]
+    # The gateway writes an array as `[a b c]`, of which only the ones in the middle would be read as scopes.
+    scope = "" if claims.get("scope", "").startswith("[") else claims.get("scope", "")
     try:
-        return Caller(UUID(claims.get("sub", "")), frozenset(claims.get("scope", "").split()))
+        return Caller(UUID(claims.get("sub", "")), frozenset(scope.split(" ")))
     except ValueError:
         raise Forbidden("The token's subject is no user id: expected a UUID.") from None
 
@@ -178,7 +191,7 @@ def learner(app: APIGatewayHttpResolver, user_id: str, otherwise: type[ServiceEr
 def reply(model: BaseModel | str, status: int = 200) -> Response[str]:
     """A JSON answer, for the caller alone and so never cached."""
     body = model if isinstance(model, str) else model.model_dump_json()
-    return Response(status, content_type="application/json", body=body, headers={"Cache-Control": "no-store"})
+    return Response(status, content_type="application/json", body=body)
 
 
 def public_reply(
@@ -199,11 +212,7 @@ def public_reply(
     fields: dict[str, str | list[str]] = {
         "Access-Control-Allow-Origin": "*",
         "Cache-Control": f"public, max-age={max_age}",
-        "Content-Security-Policy": "default-src 'none'",
         "ETag": etag,
-        "Referrer-Policy": "no-referrer",
-        "Strict-Transport-Security": "max-age=31536000",
-        "X-Content-Type-Options": "nosniff",
         **(headers or {}),
     }
     known = {tag.strip().removeprefix("W/") for tag in (app.current_event.headers.get("if-none-match") or "").split(",")}
@@ -239,11 +248,12 @@ def _problem(app: APIGatewayHttpResolver, error: ServiceError) -> Response[str]:
     }
     if isinstance(error, Invalid):
         document["errors"] = [flaw._asdict() for flaw in error.flaws]
-    headers = {"Cache-Control": "no-store"}
+    headers: dict[str, Any] = {}
     if error.is_public and app.current_event.http_method == "GET":
         # As in `public_reply`: a verifier in a browser has to read it, and whoever guesses asks again and again.
         headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After", "Vary": "Accept"}
-        headers["Cache-Control"] = "public, max-age=60" if error.status == 404 else "no-store"
+        if error.status == 404:
+            headers["Cache-Control"] = "public, max-age=60"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "5"
     # Powertools serialises only application/json, so the body is serialised here.

@@ -4,16 +4,34 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import psycopg
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared import trace
+from shared.errors import ServiceError
 
 logger = Logger()
 metrics = Metrics()
 
 type Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
+
+
+class Unexpected(Exception):
+    """Something that nobody foresaw; the message says what kind, and the traceback where."""
+
+
+def _unexpected(error: Exception) -> Unexpected:
+    """The error as Lambda may log it, which writes the message of whatever a handler raises.
+
+    Messages of libraries repeat what they complain of: PostgreSQL's the row, pydantic's the input. PostgreSQL's first line names
+    a constraint or what else was broken, and a value only where it is the value that is bad (class 22).
+    """
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    if isinstance(error, psycopg.Error) and error.sqlstate:
+        kind += f" {error.sqlstate}" + ("" if error.sqlstate.startswith("22") else f": {error.diag.message_primary}")
+    return Unexpected(kind).with_traceback(error.__traceback__)
 
 
 def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Handler]:
@@ -28,6 +46,11 @@ def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Hand
             logger.append_keys(trace_id=trace.trace_id(trace.current()))
             try:
                 return handler(event, context)
+            except ServiceError:
+                # Its message is ours.
+                raise
+            except Exception as error:
+                raise _unexpected(error) from None
             finally:
                 # Only then: with nothing counted, flushing warns.
                 if metrics.metric_set:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ from local.template import REGION
 from shared import db, settings
 from shared.quiz import store
 from tests.support import pooler
+from tests.support.logs import LOG
 from tests.support.service import Service, context
 
 
@@ -49,13 +51,16 @@ def server_url() -> Generator[str]:
             conn.execute("ALTER SYSTEM SET log_line_prefix = '@@%u@@'")
             conn.execute("SELECT pg_reload_conf()")
         yield url
-        pin_nothing(Path(folder, "data.log"))
+        log = Path(folder, "data.log").read_text(errors="replace")
+        # Each entry is `@@role@@text`. What the tests say themselves, as the owner, is their own business.
+        ours = {text for role, text in pairwise(log.split("@@")) if role.startswith("learner_progress_")}
+        LOG.write("PostgreSQL", "\n".join(ours))
+        pin_nothing(log)
 
 
-def pin_nothing(log: Path) -> None:
+def pin_nothing(log: str) -> None:
     """Look through all statements that the service sent to the database for one that would pin a connection of RDS Proxy."""
-    statements = pooler.statements(log.read_text(errors="replace"))
-    ours = Counter(text for role, text in statements if role in pooler.ROLES[1:])
+    ours = Counter(text for role, text in pooler.statements(log) if role in pooler.ROLES[1:])
     assert [text[:200] for text in ours if pooler.PINS.search(text)] == []
     longest = max((len(text.encode()) for text in ours), default=0)
     assert longest < pooler.LONGEST
@@ -127,6 +132,7 @@ def database_url(server_url: str, way_in: str, template_database: str) -> Genera
         os.environ["DATABASE_URL"] = as_role(database(way_in, name), "learner_progress_app")
         settings.database_url.cache_clear()
         yield url
+        LOG.know(database(server_url, name))
 
 
 def as_role(url: str, role: str) -> str:
@@ -165,6 +171,34 @@ def create_bucket(endpoint: str) -> None:
 def service(database_url: str, s3: str) -> Service:
     """The service's handlers on a fresh database."""
     return Service(database_url)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what was written during a test; the report of its end has all of it."""
+    if report.when == "teardown":
+        for what, text in report.sections:
+            LOG.write(f"{report.nodeid}, {what}", text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run in which a log speaks of somebody, or lets somebody in, has failed."""
+    LOG.read(session.config._tmp_path_factory.getbasetemp())  # pyright: ignore[reportAttributeAccessIssue]
+    if LOG.findings():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was found, and how much was read."""
+    findings = LOG.findings()
+    if findings:
+        terminalreporter.section("what must stand in no log", red=True)
+    for finding in findings[:50]:
+        terminalreporter.line(finding)
+    people, words = len(LOG.user_ids), sum(len(words) for words in LOG.words.values())
+    terminalreporter.line(
+        f"{len(LOG.lines):,} different log lines, {people:,} user ids, {words:,} names and answers: {len(findings)} findings"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -187,7 +187,7 @@ def _document(row: store.Shown) -> Response[Any]:
     if certificate.revoked_at is None and row.pdf_url:
         link = _link(row, row.pdf_url)
         if link:
-            return Response(302, headers={"Location": link, "Cache-Control": "no-store"})
+            return Response(302, headers={"Location": link})
     return _public(document.pdf(certificate, row.locale), "application/pdf", max_age=0)
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,113 +12,20 @@ import pytest
 
 from shared import http
 from shared.certificate.rules import ALPHABET, new_uid, read_uid
-from tests.support.service import ADMIN, LEARNER, Answer, Service, course, event
-from tests.support.service import quiz as a_quiz
+from tests.support.access import OTHER, ROUTES, World, a_world, unknown_ids
+from tests.support.service import LEARNER, Answer, Service, course, event
 
-OTHER = UUID("00000000-0000-4000-8000-0000000000ff")
 #: What must never come back in an answer.
 CANARY = "canary-5c1f"
 
-OPENAPI = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
-
-
-@dataclass(frozen=True)
-class Route:
-    """An operation of docs/openapi.json. `scopes`: any one of them lets in; None: the route is public."""
-
-    method: str
-    path: str
-    scopes: frozenset[str] | None
-    takes_body: bool
-    needs_body: bool
-    pages: bool
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
-ROUTES = [
-    Route(
-        method.upper(),
-        path,
-        frozenset(s for need in operation["security"] for s in need["jwt"]) if operation.get("security") else None,
-        "requestBody" in operation,
-        operation.get("requestBody", {}).get("required", False),
-        any(parameter["name"] == "cursor" for parameter in operation.get("parameters", [])),
-    )
-    for path, operations in OPENAPI["paths"].items()
-    for method, operation in operations.items()
-]
 SCOPED = [route for route in ROUTES if route.scopes]
-OF_A_LEARNER = [route for route in ROUTES if route.scopes is not None and not route.scopes]
 WITH_BODY = [route for route in ROUTES if route.takes_body]
 PAGED = [route for route in ROUTES if route.pages]
 
 
-@dataclass(frozen=True)
-class World:
-    """A learner with an enrolment under way and another one completed, and the ids of all that belongs to them."""
-
-    service: Service
-    ids: dict[str, str]
-
-    def path(self, route: Route | str, **ids: str) -> str:
-        return (route if isinstance(route, str) else route.path).format_map({"user_id": str(LEARNER)} | self.ids | ids)
-
-    def state(self) -> list[dict[str, Any]]:
-        """Everything that a request might change."""
-        return self.service.rows(
-            """
-            SELECT 'enrollment' AS kind, to_jsonb(e) AS row FROM enrollments e
-            UNION ALL SELECT 'lesson', to_jsonb(p) FROM lesson_progress p
-            UNION ALL SELECT 'attempt', to_jsonb(a) FROM quiz_attempts a
-            UNION ALL SELECT 'certificate', to_jsonb(c) FROM certificates c
-            UNION ALL SELECT 'outbox', to_jsonb(o) FROM outbox o
-            UNION ALL SELECT 'history', to_jsonb(h) FROM enrollment_history h
-            ORDER BY 1, 2
-            """
-        )
-
-
 @pytest.fixture
 def world(service: Service) -> World:
-    version = course(lessons=2, quizzes=[a_quiz()])
-    done = course(lessons=1)
-    service.send(
-        "catalog",
-        [
-            event("course_version.published", version),
-            event("course_version.published", done),
-            event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}),
-        ],
-    )
-    ids = {
-        "number": "0",
-        "course_version_id": version["course_version_id"],
-        "lesson_id": version["lessons"][0]["lesson_id"],
-        "quiz_id": version["quizzes"][0]["quiz_id"],
-    }
-    assert service.http("PUT", f"/users/me/enrollments/{ids['course_version_id']}").status == 201
-    started = service.http("POST", f"/users/me/enrollments/{ids['course_version_id']}/quizzes/{ids['quiz_id']}/attempts")
-    ids["attempt_id"] = started.json["id"]
-    assert service.http("PUT", f"/users/me/enrollments/{done['course_version_id']}").status == 201
-    lesson = done["lessons"][0]["lesson_id"]
-    path = f"/users/me/enrollments/{done['course_version_id']}/lessons/{lesson}/progress"
-    assert service.http("PUT", path, {"status": "completed"}).status == 200
-    service.deliver()
-    ids["certificate_uid"] = service.rows("SELECT certificate_uid FROM certificates")[0]["certificate_uid"]
-    ids["requirement_id"] = ids["lesson_id"]
-    regrade = f"/course-versions/{ids['course_version_id']}/quizzes/{ids['quiz_id']}/regrade"
-    ids["regrade_id"] = service.admin("POST", regrade, {"dry_run": True}).json["id"]
-    ids["other_course_version_id"] = done["course_version_id"]
-    return World(service, ids)
-
-
-def unknown_ids(route: Route | str) -> dict[str, str]:
-    """Ids for all of a path's parameters but the learner that belong to nothing."""
-    path = route if isinstance(route, str) else route.path
-    names = [part[1:-1] for part in path.split("/") if part.startswith("{") and part != "{user_id}"]
-    return {name: new_uid() if name == "certificate_uid" else str(uuid4()) for name in names}
+    return a_world(service)
 
 
 def problem(answer: Answer, status: int, path: str) -> dict[str, Any]:
@@ -181,105 +87,6 @@ def test_without_the_scope_it_is_403_before_anything_is_looked_at(world: World, 
             assert world.state() == before
 
 
-def test_each_scope_that_a_route_names_lets_in_also_among_others(world: World, subtests: pytest.Subtests):
-    for route in SCOPED:
-        with subtests.test(route=str(route)):
-            for scope in route.scopes or ():
-                answer = world.service.http(
-                    route.method,
-                    world.path(route),
-                    valid_body(world, route),
-                    sub=ADMIN,
-                    scope=f"openid {scope} email",
-                )
-                # A conflict comes from looking at the enrolment, which is past the check of scopes.
-                assert answer.status in (200, 201, 409), answer.text
-
-
-def test_the_report_scope_does_not_open_the_routes_of_learners(world: World):
-    path = world.path("/users/{user_id}/enrollments/{course_version_id}")
-    problem(world.service.http("GET", path, sub=OTHER, scope="learner-progress:report"), 404, path)
-
-
-BODIES: dict[str, Any] = {
-    "lessons/{lesson_id}/progress": {"progress_percentage": 50},
-    "submit": {"answers": {"q1": "a"}},
-    "answers": {"answers": {"q1": "a"}},
-    "allowance": {"extra_attempts": 1},
-    "regrade": {"dry_run": False},
-}
-
-
-def valid_body(world: World, route: Route) -> Any:
-    if not route.takes_body:
-        return None
-    if route.path.endswith("{course_version_id}/progress"):
-        return {"lessons": [{"lesson_id": world.ids["lesson_id"], "status": "completed"}]}
-    if route.path.endswith("transfer"):
-        return {"to": world.ids["other_course_version_id"]}
-    return next(
-        (body for end, body in BODIES.items() if route.path.endswith(end)), {"reason": "a reason"} if route.scopes else None
-    )
-
-
-def test_anothers_things_are_404_exactly_as_if_they_did_not_exist(world: World, subtests: pytest.Subtests):
-    for route in OF_A_LEARNER:
-        with subtests.test(route=str(route)):
-            before = world.state()
-            body = valid_body(world, route)
-            # Of a learner whom nobody knows, of ids that nobody knows, and of the other learner's real ones: all the same.
-            nobody = str(uuid4())
-            paths = [
-                world.path(route),
-                world.path(route, user_id=nobody),
-                world.path(route, **unknown_ids(route)),
-                world.path(route, user_id=nobody, **unknown_ids(route)),
-            ]
-            answers = [world.service.http(route.method, path, body, sub=OTHER) for path in paths]
-            documents = [problem(answer, 404, path) for answer, path in zip(answers, paths, strict=True)]
-            assert all(document == documents[0] for document in documents)
-            assert all(answer.headers == answers[0].headers for answer in answers)
-            # Invalid input gives nothing away either: it is refused alike whether the thing exists or not.
-            if route.takes_body:
-                refused = [world.service.http(route.method, path, {"unknown": 1}, sub=OTHER) for path in paths]
-                assert (
-                    len(
-                        {
-                            (answer.status, json.dumps(problem(answer, 422, path)))
-                            for answer, path in zip(refused, paths, strict=True)
-                        }
-                    )
-                    == 1
-                )
-            assert world.state() == before
-
-
-@pytest.mark.parametrize("route", OF_A_LEARNER, ids=str)
-def test_the_learner_and_an_administrator_get_what_the_other_learner_does_not(world: World, route: Route):
-    path, body = world.path(route), valid_body(world, route)
-    assert world.service.admin(route.method, path, body).status in (200, 201), "the administrator"
-    own = world.service.http(route.method, path.replace(str(LEARNER), "me"), body)
-    assert own.status in (200, 201), own.text
-    assert world.service.http(route.method, path.replace(str(LEARNER), str(LEARNER).upper()), body).status in (200, 201)
-
-
-def test_me_is_the_tokens_own_learner_for_administrators_too(world: World):
-    path = world.path("/users/me/enrollments/{course_version_id}")
-    problem(world.service.admin("GET", path), 404, path)
-    assert world.service.admin("PUT", path).json["user_id"] == str(ADMIN)
-    assert world.service.admin("GET", path).json["user_id"] == str(ADMIN)
-    assert len(world.service.admin("GET", "/users/me/enrollments").json["items"]) == 1
-    assert len(world.service.admin("GET", f"/users/{LEARNER}/enrollments").json["items"]) == 2
-
-
-def test_public_routes_need_no_token(world: World):
-    public = [route for route in ROUTES if route.scopes is None]
-    assert {str(route) for route in public} >= {"GET /health", "GET /certificates/{certificate_uid}"}
-    for route in public:
-        answer = world.service.http(route.method, world.path(route), sub=None)
-        assert answer.status == 200, answer.text
-
-
 def test_ids_are_taken_in_either_case_and_answered_in_lower_case(world: World):
     answer = world.service.http(
         "GET",
@@ -312,7 +119,7 @@ def test_an_id_that_is_no_uuid_is_refused_by_name(world: World, subtests: pytest
                     "é",
                 ):
                     path = world.path(route, **{name: wrong})
-                    answer = world.service.admin(route.method, path, valid_body(world, route))
+                    answer = world.service.admin(route.method, path, world.body(route))
                     if name == "certificate_uid":
                         assert answer.status == 404, answer.text
                         assert "check character" in answer.json["detail"]
@@ -410,7 +217,7 @@ def test_a_field_that_is_not_known_is_refused_by_name(world: World, subtests: py
         with subtests.test(route=str(route)):
             before = world.state()
             path = world.path(route)
-            body = valid_body(world, route) or {}
+            body = world.body(route) or {}
             for name, pointer in {
                 "status_": "#/status_",
                 "a/b~c": "#/a~1b~0c",

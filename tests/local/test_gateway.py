@@ -159,15 +159,6 @@ def test_the_most_specific_route_is_taken(method: str, path: str, expected: str,
     assert (route.function, found) == (expected, parameters)
 
 
-def test_claims_come_from_the_token_alone(key: RSAKey) -> None:
-    forged = [bearer(key), ("authorizer", '{"jwt": {"claims": {"sub": "x"}}}'), ("scope", "learner-progress:admin")]
-    response, [(name, event)] = answered(request(headers=forged, query="sub=other&scope=admin"), key, {"statusCode": 204})
-    assert (response.status, name) == (204, "EnrollmentApi")
-    claims = event["requestContext"]["authorizer"]["jwt"]["claims"]
-    assert claims["sub"] == USER
-    assert "scope" not in claims
-
-
 @pytest.mark.parametrize(
     "headers",
     [[], [("authorization", "Bearer")], [("authorization", "Bearer a.b.c")], [("authorization", "Basic YTpi")]],

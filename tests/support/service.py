@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from local import template
 from local.service import parameters
 from shared import db
+from tests.support.logs import LOG
 
 LEARNER = UUID("00000000-0000-4000-8000-00000000000a")
 ADMIN = UUID("00000000-0000-4000-8000-0000000000ad")
@@ -29,6 +30,19 @@ FUNCTIONS = {
     "quiz": r"/users/[^/]+/enrollments/[^/]+/quizzes/[^/]+/(attempts|allowance)$|/quiz-attempts/|/course-versions/[^/]+/quizzes/",
     "certificate": r"/users/[^/]+/(enrollments/[^/]+/certificate|certificates)$|/certificates/|/status-lists/|/\.well-known/",
 }
+
+
+def check_headers(headers: dict[str, str]) -> None:
+    """What every answer over HTTP must say, whatever test asked for it."""
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    # Neither an answer nor the page may load, run or be framed by anything, but for the style that the page names by its digest.
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "frame-ancestors 'none'" in policy
+    # What others may keep is what is for anyone, which web pages may read too.
+    assert headers["Cache-Control"] == "no-store" or headers["Access-Control-Allow-Origin"] == "*"
 
 
 #: The types that the rule on the bus hands to the certificate queue.
@@ -94,6 +108,7 @@ def event(type_: str, data: dict[str, Any], time: str | None = None, **fields: A
 
 def record(body: str, attributes: dict[str, str] | None = None) -> dict[str, Any]:
     """An SQS record as Lambda hands it over."""
+    LOG.hear(body)
     return {
         "messageId": str(uuid4()),
         "receiptHandle": "handle",
@@ -129,6 +144,8 @@ class Service:
         """One request, with a token of `sub` (None: without one)."""
         name = next((name for name, pattern in FUNCTIONS.items() if re.match(pattern, path)), "report")
         text = raw if raw is not None else json.dumps(body) if body is not None else None
+        if sub:
+            LOG.meet("user", str(sub))
         claims = claims or {"sub": str(sub), "scope": scope, "iss": "https://iam", "aud": "learner-progress"}
         payload = {
             "version": "2.0",
@@ -160,7 +177,10 @@ class Service:
 
     def invoke(self, function: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Invoke a function's handler."""
-        return importlib.import_module(f"functions.{function}.app").handler(payload, context(function))
+        answer = importlib.import_module(f"functions.{function}.app").handler(payload, context(function))
+        if function.endswith("_api"):
+            check_headers(answer["headers"])
+        return answer
 
     def send(self, queue: str, *bodies: Any) -> None:
         """One invocation of a queue's worker; a body that is no text is sent as JSON."""

@@ -1,11 +1,11 @@
-"""A TCP proxy before PostgreSQL that counts round trips and statements."""
+"""A TCP proxy before PostgreSQL that counts round trips and statements, and notes their texts."""
 
 import contextlib
 import selectors
 import socket
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -15,16 +15,19 @@ class Wire:
 
     A trip is one change of direction from the server back to the client once that has said that it waits (Sync or Query): a
     long answer may set out while the client's Sync is still on its way, which costs nobody any time. A statement is a Query
-    ('Q') or an Execute ('E') message of PostgreSQL's protocol, which BEGIN and COMMIT are too.
+    ('Q') or an Execute ('E') message of PostgreSQL's protocol, which BEGIN and COMMIT are too. The texts are those of Query and
+    Parse ('P').
     """
 
     url: str = ""
     trips: int = 0
     statements: int = 0
+    texts: list[str] = field(default_factory=list[str])
 
     def reset(self) -> None:
         """Start counting anew."""
         self.trips = self.statements = 0
+        self.texts = []
 
 
 @contextlib.contextmanager
@@ -70,6 +73,9 @@ def _relay(client: socket.socket, server: socket.socket, wire: Wire) -> None:
                         if len(pending) < length:
                             break
                         wire.statements += not startup and pending[:1] in b"QE"
+                        if not startup and pending[:1] in b"QP":
+                            # A Query is its text; in a Parse the statement's name stands before it.
+                            wire.texts.append(pending[5:length].split(b"\0")[pending[:1] == b"P"].decode())
                         client_speaks |= startup or pending[:1] in b"QSp"
                         startup = startup and int.from_bytes(pending[4:8]) in (80877103, 80877104)
                         pending = pending[length:]
