@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token verify repair test test-pooled test-docker check build openapi policies lock clean
+.PHONY: help demo run token verify repair test test-pooled test-docker check build openapi policies licences lock audit sbom clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -83,6 +83,7 @@ check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, typ
 	.tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
 	$(PYTHON) -m local.openapi --check
 	$(PYTHON) -m local.policies --check
+	$(PYTHON) scripts/licences.py --check
 	for group in $(PACKAGED); do diff <($(call export,$${group%%=*})) "$${group#*=}" || { echo "run: make lock" >&2; exit 1; }; done
 
 # In which folder sam has its own, .aws-sam. The tests build for the other architecture elsewhere, so that neither build disturbs
@@ -100,9 +101,32 @@ openapi: .venv/.stamp ## write the API's description anew
 policies: .venv/.stamp ## write the table of rights anew
 	$(PYTHON) -m local.policies
 
+licences: .venv/.stamp ## write the list of licences of what is deployed anew
+	$(PYTHON) scripts/licences.py
+
 lock: $(UV) ## lock the dependencies anew, and write the requirements of layers and functions from the lock
 	$(UV) lock
 	for group in $(PACKAGED); do $(call export,$${group%%=*}) > "$${group#*=}"; done
+
+# PyPI tells what is known; one that doesn't know a package at all has not cleared it either.
+audit: .tools/audit/.stamp ## fail for a known vulnerability in what is deployed; asks PyPI
+	.tools/audit/bin/pip-audit --strict --disable-pip --require-hashes $(foreach group,$(PACKAGED),-r $(lastword $(subst =, ,$(group))))
+
+SBOM ?= .aws-sam/sbom.json
+define CHECK_SBOM
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+with open(sys.argv[1]) as file:
+    sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(file.read()))
+endef
+export CHECK_SBOM
+sbom: .tools/audit/.stamp ## write what is deployed as CycloneDX to .aws-sam/sbom.json, or SBOM=<file>
+	@mkdir -p $(dir $(SBOM))
+	$(UV) export --quiet --frozen --format cyclonedx1.5 --preview-features sbom-export \
+		$(foreach group,$(PACKAGED),--only-group $(firstword $(subst =, ,$(group)))) $(LEFT_OUT) --output-file $(SBOM) >/dev/null
+	@.tools/audit/bin/python -c "$$CHECK_SBOM" $(SBOM)
 
 clean: ## stop the local service and remove its data and everything built; .venv and .tools stay
 	@if [ -d .local ] && [ -x $(PYTHON) ]; then $(PYTHON) -m local stop; fi
@@ -112,7 +136,8 @@ clean: ## stop the local service and remove its data and everything built; .venv
 PACKAGED := functions=layers/dependencies/requirements.txt documents=layers/documents/requirements.txt \
 	fonts=layers/fonts/requirements.txt migrate=functions/migrate/requirements.txt
 # The packages of fonts ask for font tools, 30 MB, which nothing here uses.
-export = $(UV) export --quiet --frozen --no-header --only-group "$(1)" $(addprefix --no-emit-package ,fontpkg fonttools justmytype)
+LEFT_OUT := $(addprefix --no-emit-package ,fontpkg fonttools justmytype)
+export = $(UV) export --quiet --frozen --no-header --only-group "$(1)" $(LEFT_OUT)
 
 $(UV): scripts/get_uv.py
 	@echo "fetching uv into .tools" >&2
@@ -134,6 +159,11 @@ $(UV): scripts/get_uv.py
 .tools/checkov/.stamp: pyproject.toml uv.lock .python-version $(UV)
 	@echo "setting up checkov in .tools" >&2
 	@UV_PROJECT_ENVIRONMENT=.tools/checkov $(UV) sync --frozen --only-group checkov >&2
+	@touch $@
+
+.tools/audit/.stamp: pyproject.toml uv.lock .python-version $(UV)
+	@echo "setting up pip-audit in .tools" >&2
+	@UV_PROJECT_ENVIRONMENT=.tools/audit $(UV) sync --frozen --only-group audit >&2
 	@touch $@
 
 # SAM calls the python3.13 that it finds. It packs no compiled files, and Lambda cannot store any, so that each cold start

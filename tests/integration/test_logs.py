@@ -143,7 +143,7 @@ def test_events_and_answers_are_never_logged_whole(root: Path):
     assert "POWERTOOLS_LOG_LEVEL: INFO" in everything
     for switch in ("log_event", "LOGGER_LOG_EVENT", "POWERTOOLS_DEV", "POWERTOOLS_DEBUG", "debug=True", "LOG_LEVEL: DEBUG"):
         assert switch not in everything
-    assert logger.level == logging.INFO
+    assert logger.log_level == logging.INFO
     assert "POWERTOOLS_DEV" not in os.environ
 
 
