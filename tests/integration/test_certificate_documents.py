@@ -243,7 +243,7 @@ def test_the_page_is_in_the_readers_language(service: Service, path: str, header
 def test_the_page_is_in_the_learners_language_where_the_reader_has_none_of_ours(service: Service):
     version = a_version(service)
     user = str(uuid4())
-    service.send("catalog", event("learner.updated", {"user_id": user, "name": "Ada", "locale": "de-CH"}))
+    service.send("catalog", event("learner.updated", {"user_id": user, "name": "Ada Lovelace", "locale": "de-CH"}))
     about = {"user_id": user, "course_version_id": version["course_version_id"]}
     service.send("enrollment", event("enrollment.requested", about))
     lesson = {"lesson_id": version["lessons"][0]["lesson_id"], "status": "completed"}

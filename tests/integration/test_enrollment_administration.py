@@ -16,7 +16,7 @@ def version(service: Service) -> dict[str, Any]:
     """A course version of two required lessons and a required quiz, in which the learner is enrolled."""
     version = course(quizzes=[quiz()])
     service.send("catalog", event("course_version.published", version))
-    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
     assert service.admin("PUT", base(version)).status == 201
     return version
 
@@ -434,7 +434,7 @@ def expire(service: Service) -> None:
 def renewable(service: Service) -> tuple[dict[str, Any], str]:
     """A course version with a certificate that expires, completed by the learner; and the certificate's uid."""
     version = publish(service, quizzes=[quiz()], certificate={"enabled": True, "valid_for_days": 30})
-    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
     service.admin("PUT", base(version))
     complete(service, version)
     service.deliver()
@@ -452,7 +452,7 @@ def test_an_expired_certificate_is_renewed_by_completing_again_and_the_old_snaps
     renewed = service.admin("GET", f"/certificates/{uid}").json
     assert (renewed["status"], renewed["learner_name"]) == ("valid", "Ada King")
     [kept] = service.rows("SELECT * FROM certificate_snapshots")
-    assert kept["metadata"]["learner_name"] == "Ada"
+    assert kept["metadata"]["learner_name"] == "Ada Lovelace"
     assert kept["metadata"]["completed_at"] < renewed["completed_at"]
     assert len(service.rows("SELECT * FROM certificates")) == 1
     assert [event["type"] for event in service.published() if event["type"].startswith("certificate.")] == [

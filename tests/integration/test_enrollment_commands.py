@@ -765,7 +765,7 @@ def test_completed_at_is_the_time_of_what_was_fulfilled_last_in_time_in_any_orde
 @pytest.mark.parametrize("with_certificate", [True, False])
 def test_revoking_takes_the_certificate_along_only_if_asked_to(learner: Learner, with_certificate: bool):
     service = learner.service
-    service.send("catalog", event("learner.updated", {"user_id": learner.user_id, "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": learner.user_id, "name": "Ada Lovelace"}))
     bring_to(learner, "completed")
     service.deliver()
     answer = service.admin("POST", learner.path("/revoke"), {"reason": "fraud", "revoke_certificate": with_certificate})

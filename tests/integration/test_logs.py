@@ -8,12 +8,14 @@ import ast
 import json
 import logging
 import os
+import re
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -145,6 +147,15 @@ def test_events_and_answers_are_never_logged_whole(root: Path):
         assert switch not in everything
     assert logger.log_level == logging.INFO
     assert "POWERTOOLS_DEV" not in os.environ
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="another server has settings of its own")
+def test_postgresql_tells_its_log_here_no_more_than_on_aws(server_url: str, root: Path):
+    template = (root / "template.yaml").read_text()
+    with psycopg.connect(server_url) as conn:
+        for name, value in (("log_parameter_max_length", "0"), ("log_error_verbosity", "terse")):
+            assert re.search(rf'^ +{name}: "?{value}"?$', template, re.MULTILINE)
+            assert conn.execute("SELECT current_setting(%s)", [name]).fetchone() == (value,)
 
 
 def test_a_run_whose_log_speaks_of_somebody_fails(log: Log, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

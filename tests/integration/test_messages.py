@@ -520,7 +520,7 @@ def test_an_event_is_taken_bare_and_in_the_envelope_of_eventbridge(service: Serv
     learners = [uuid4() for _ in range(3)]
     for learner in learners:
         ids = {"user_id": str(learner), "course_version_id": version["course_version_id"]}
-        service.send("catalog", event("learner.updated", {"user_id": str(learner), "name": "Ada"}))
+        service.send("catalog", event("learner.updated", {"user_id": str(learner), "name": "Ada Lovelace"}))
         service.send("enrollment", event("enrollment.requested", ids))
         lesson_id = version["lessons"][0]["lesson_id"]
         service.send("progress", event("lesson.progressed", ids | {"lesson_id": lesson_id, "status": "completed"}))
@@ -607,7 +607,7 @@ def test_every_worker_singles_out_what_the_database_refuses(known: Known, queue:
     if queue != "enrollment":
         service.send("enrollment", [event("enrollment.requested", i) for i in ids])
     if queue == "certificate":
-        service.send("catalog", [event("learner.updated", {"user_id": i["user_id"], "name": "Ada"}) for i in ids])
+        service.send("catalog", [event("learner.updated", {"user_id": i["user_id"], "name": "Ada Lovelace"}) for i in ids])
         service.rows("UPDATE enrollments SET status = 'completed', completed_at = now()")
     table = {"enrollment": "enrollments", "quiz": "quiz_attempts", "catalog": "learners", "certificate": "certificates"}[queue]
     service.rows(
@@ -617,7 +617,7 @@ def test_every_worker_singles_out_what_the_database_refuses(known: Known, queue:
     events = {
         "enrollment": [event("enrollment.requested", i) for i in ids],
         "quiz": [event("quiz.submitted", i | {"attempt_id": str(uuid4()), "quiz_id": quiz_id, "answers": {}}) for i in ids],
-        "catalog": [event("learner.updated", {"user_id": i["user_id"], "name": "Ada"}) for i in ids],
+        "catalog": [event("learner.updated", {"user_id": i["user_id"], "name": "Ada Lovelace"}) for i in ids],
         "certificate": [event("enrollment.completed", i) for i in ids],
     }[queue]
     service.send(queue, events[:4], events[4])
@@ -690,7 +690,7 @@ def test_of_a_learners_names_the_latest_by_its_own_time_counts(service: Service)
         ({"user_id": str(LEARNER), "name": "  "}, "#/data/name:"),
         ({"user_id": str(LEARNER), "name": "A\x00da"}, "#/data/name: expected a text without U+0000"),
         ({"user_id": str(LEARNER), "name": 5}, "#/data/name: expected a text"),
-        ({"name": "Ada"}, "#/data/user_id: required"),
+        ({"name": "Ada Lovelace"}, "#/data/user_id: required"),
     ],
 )
 def test_a_learner_without_a_proper_name_is_refused_with_the_place(service: Service, data: dict[str, Any], place: str):

@@ -40,7 +40,7 @@ def crossed(root: Path, call: Any) -> set[str]:
 def test_a_request_crosses_at_most_three_files(service: Service, root: Path):
     version = course(lessons=1, quizzes=[quiz()])
     service.send("catalog", event("course_version.published", version))
-    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
     base = f"/users/{LEARNER}/enrollments/{version['course_version_id']}"
     attempts = f"{base}/quizzes/{version['quizzes'][0]['quiz_id']}/attempts"
     seen: dict[str, set[str]] = {}

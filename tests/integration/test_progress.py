@@ -28,7 +28,7 @@ def at(minutes: int) -> str:
 def version(service: Service) -> dict[str, Any]:
     version = course(lessons=3, required_lessons=2)
     service.send("catalog", event("course_version.published", version))
-    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
     enroll(service, version)
     return version
 
@@ -150,7 +150,7 @@ def race(service: Service) -> None:
     service.rows("CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.003); RETURN NULL; END'")
     service.rows("CREATE TRIGGER pause AFTER INSERT ON lesson_progress FOR EACH STATEMENT EXECUTE FUNCTION pause()")
     learners = [UUID(int=n + 1) for n in range(ENROLLMENTS)]
-    service.send("catalog", [event("learner.updated", {"user_id": str(u), "name": "Ada"}) for u in learners])
+    service.send("catalog", [event("learner.updated", {"user_id": str(u), "name": "Ada Lovelace"}) for u in learners])
     enroll(service, version, *learners)
     errors: list[BaseException] = []
 

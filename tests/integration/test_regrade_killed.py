@@ -120,7 +120,7 @@ def filled(server_url: str, template_database: str) -> Generator[tuple[str, str]
         for learner in range(MODELS_ATTEMPTS // 5):
             about = {"user_id": str(uuid4()), "course_version_id": version["course_version_id"]}
             path = f"/users/{about['user_id']}/enrollments/{about['course_version_id']}"
-            service.send("catalog", event("learner.updated", {"user_id": about["user_id"], "name": "Ada"}))
+            service.send("catalog", event("learner.updated", {"user_id": about["user_id"], "name": "Ada Lovelace"}))
             service.send("enrollment", event("enrollment.requested", about, "2026-01-01T12:00:00Z"))
             if learner != 3:
                 lesson = about | {"lesson_id": version["lessons"][0]["lesson_id"], "status": "completed"}

@@ -165,7 +165,9 @@ def test_a_completion_reaches_the_certificate_queue_over_the_bus(service: Servic
     version = course(lessons=1)
     ids = {"user_id": str(LEARNER), "course_version_id": version["course_version_id"]}
     service.send(
-        "catalog", event("course_version.published", version), event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"})
+        "catalog",
+        event("course_version.published", version),
+        event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}),
     )
     service.send("enrollment", event("enrollment.requested", ids, "2026-01-31T09:00:00Z"))
     lesson = {"lesson_id": version["lessons"][0]["lesson_id"], "status": "completed"}

@@ -26,7 +26,7 @@ def wire(service: Service) -> Generator[Wire]:
 def version(service: Service) -> dict[str, Any]:
     version = course(lessons=20, required_lessons=2, quizzes=[quiz(required=False)])
     service.send("catalog", event("course_version.published", version))
-    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada"}))
+    service.send("catalog", event("learner.updated", {"user_id": str(LEARNER), "name": "Ada Lovelace"}))
     return version
 
 

@@ -90,6 +90,7 @@ class Route:
 
     @property
     def entry(self) -> Entry:
+        assert str(self) in ENTRIES, f"tests/support/access.py does not say for whom {self} is"
         return ENTRIES[str(self)]
 
 
