@@ -22,7 +22,7 @@ class Unexpected(Exception):
     """Something that nobody foresaw; the message says what kind, and the traceback where."""
 
 
-def _unexpected(error: Exception) -> Unexpected:
+def unexpected(error: Exception) -> Unexpected:
     """The error as Lambda may log it, which writes the message of whatever a handler raises.
 
     Messages of libraries repeat what they complain of: PostgreSQL's the row, pydantic's the input. PostgreSQL's first line names
@@ -46,11 +46,11 @@ def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Hand
             logger.append_keys(trace_id=trace.trace_id(trace.current()))
             try:
                 return handler(event, context)
-            except ServiceError:
+            except (ServiceError, Unexpected):
                 # Its message is ours.
                 raise
             except Exception as error:
-                raise _unexpected(error) from None
+                raise unexpected(error) from None
             finally:
                 # Only then: with nothing counted, flushing warns.
                 if metrics.metric_set:

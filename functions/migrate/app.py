@@ -21,7 +21,7 @@ from yoyo import get_backend, read_migrations
 
 import migrations
 from shared import db, settings
-from shared.observability import logger, observed
+from shared.observability import Unexpected, logger, observed
 
 #: How often a migration is tried whose lock others don't let it have, and seconds in between: they go on with their work then.
 LOCK_TRIES = 60
@@ -45,7 +45,7 @@ SESSION = {
 }
 
 
-class MigrationFailed(Exception):
+class MigrationFailed(Unexpected):
     """Names the file and what PostgreSQL says of it, without the details that it adds, which can quote rows."""
 
 
