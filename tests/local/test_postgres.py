@@ -68,5 +68,5 @@ def test_the_end_of_the_log_tells_why_it_does_not_start(tmp_path: Path) -> None:
     with postgres.server(tmp_path / "data"):
         pass
     (tmp_path / "data" / "PG_VERSION").write_text("9.6\n")
-    with pytest.raises(postgres.PostgresError, match=r"(?s)data\.log.*not compatible"):
+    with pytest.raises(postgres.PostgresError, match=r"(?s)data\.log.*incompatible"):
         postgres.server(tmp_path / "data").__enter__()
