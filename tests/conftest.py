@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -69,11 +68,6 @@ def pin_nothing(log: str) -> None:
 
 #: What the end of the run says of the statements.
 SEEN: list[str] = []
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for line in SEEN:
-        terminalreporter.write_line(line)
 
 
 def database(server: str, name: str) -> str:
@@ -189,7 +183,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was found, and how much was read."""
+    """Say what was found in logs and statements, and how much was read."""
+    for line in SEEN:
+        terminalreporter.line(line)
     findings = LOG.findings()
     if findings:
         terminalreporter.section("what must stand in no log", red=True)
