@@ -58,6 +58,9 @@ def _complete(operation: dict[str, Any]) -> None:
         message = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
         responses["401"] = {"description": "No or no good token", "content": {"application/json": {"schema": message}}}
     if "requestBody" in operation:
+        # A body may be missing where it is optional, but null is none.
+        media = operation["requestBody"]["content"]["application/json"]
+        media["schema"] = next((s for s in media["schema"].get("anyOf", []) if s != {"type": "null"}), media["schema"])
         responses["400"] = {"description": "The body is no JSON", "content": problem}
         responses["415"] = {"description": "The body is not sent as JSON", "content": problem}
     responses["503"] = {"description": "The database cannot be reached", "content": problem}

@@ -1,7 +1,7 @@
 """Every error that a caller may see, as one tree.
 
 ServiceError
-  x Malformed 400
+  x Malformed 400           BeyondLimits
   x Forbidden 403
   x NotFound 404            CourseVersionNotFound · EnrollmentNotFound · LessonNotFound · QuizNotFound · AttemptNotFound
                             RequirementNotFound · RegradeNotFound · CertificateNotFound · MistypedCertificateUid
@@ -19,6 +19,10 @@ Over HTTP an error is a problem document (RFC 9457); on a queue it is the `code`
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ValidationError
+
+
+#: Of the flaws of one input, so many are named.
+MAX_FLAWS = 100
 
 
 class Flaw(NamedTuple):
@@ -53,6 +57,14 @@ class Malformed(ServiceError):
 
     status = 400
     title = "Malformed request"
+
+
+class BeyondLimits(Malformed):
+    """The body is JSON, but deeper or with longer numbers than can be read."""
+
+    @classmethod
+    def code(cls) -> str:
+        return Malformed.code()
 
 
 class Forbidden(ServiceError):
@@ -192,8 +204,13 @@ class Invalid(ServiceError):
     title = "Invalid input"
 
     def __init__(self, *flaws: Flaw) -> None:
-        self.flaws = flaws
-        super().__init__("; ".join(f"{f.pointer}: {f.detail}" for f in flaws[:5]) + ("; …" if len(flaws) > 5 else ""))
+        # A body may have a hundred thousand flaws, or a field whose name is as long as the body, and the answer has to fit too.
+        self.flaws = [Flaw(_shortened(f.pointer), _shortened(f.detail)) for f in flaws[:MAX_FLAWS]]
+        super().__init__("; ".join(f"{f.pointer}: {f.detail}" for f in self.flaws[:5]) + ("; …" if len(flaws) > 5 else ""))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 1000 else text[:999] + "…"
 
 
 class FutureCommand(Invalid):

@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -19,7 +20,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Path, Query
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
 from shared import parsing
 from shared.errors import (
@@ -53,12 +54,20 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+
+def _page_size(value: object) -> object:
+    """Keep pydantic from taking " 5", "+5", "1_0" and "5.0" for numbers."""
+    if isinstance(value, str) and not re.fullmatch("[1-9][0-9]?|100", value):
+        raise ValueError("expected a whole number from 1 to 100")
+    return value
+
+
 _UUID = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 
 #: The learner in a path: a UUID, or `me` for the token's own.
 UserId = Annotated[str, Path(pattern=f"^(me|{_UUID})$")]
 #: The size of a page.
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, BeforeValidator(_page_size), Query(json_schema_extra={"minimum": 1, "maximum": 100})]
 #: Where a page begins: `next_cursor` of the page before.
 Cursor = Annotated[str | None, Query(max_length=500)]
 
@@ -108,8 +117,8 @@ def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
         # The body is parsed before any middleware runs; who may not call at all is told that first.
         try:
             _authorise(app)
-        except Forbidden as forbidden:
-            error = forbidden
+        except (Forbidden, PathNotFound) as refusal:
+            error = refusal
         return _problem(app, error)
 
     @app.exception_handler(ServiceError)
@@ -124,8 +133,8 @@ def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
     def _(_error: RequestUnsupportedContentType) -> Response[str]:
         return refuse(UnsupportedMediaType())
 
-    @app.exception_handler(UnicodeDecodeError)
-    def _(_error: UnicodeDecodeError) -> Response[str]:
+    @app.exception_handler([UnicodeDecodeError, binascii.Error])
+    def _(_error: UnicodeDecodeError | binascii.Error) -> Response[str]:
         # The gateway hands over in base64 what it takes for binary; nothing else here is decoded from bytes.
         return refuse(Malformed("The body is not in UTF-8."))
 
@@ -142,7 +151,7 @@ def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
 
 
 def _body(text: str, *, exact_numbers: bool) -> Any:
-    content = parsing.loads(text, exact_numbers=exact_numbers)
+    content = parsing.loads(text, exact_numbers=exact_numbers, names_are_unique=True)
     if not isinstance(content, dict):
         raise Invalid(Flaw("#", "expected an object"))
     return content
@@ -164,7 +173,11 @@ def _authorise(app: APIGatewayHttpResolver) -> None:
 
 def caller(app: APIGatewayHttpResolver) -> Caller:
     """Who calls. The claims were verified by the gateway and can't be set by a client: it writes `requestContext` itself."""
-    claims: dict[str, str] = app.current_event["requestContext"]["authorizer"]["jwt"]["claims"]
+    authorizer: dict[str, Any] | None = app.current_event["requestContext"].get("authorizer")
+    if authorizer is None:
+        # The gateway took the path for an unknown one, as it looks for the route before it decodes the path, and asked for no token.
+        raise PathNotFound
+    claims: dict[str, str] = authorizer["jwt"]["claims"]
     # The gateway writes an array as `[a b c]`, of which only the ones in the middle would be read as scopes.
     scope = "" if claims.get("scope", "").startswith("[") else claims.get("scope", "")
     try:

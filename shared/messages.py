@@ -4,7 +4,6 @@ A worker parses every record of its invocation, takes all events in one transact
 be taken: for another try if time may cure it, else for the dead-letter queue. So one bad event never holds back another.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import psycopg
 from pydantic import BaseModel, Field, PlainValidator, StringConstraints, ValidationError
 
 from shared import db, outbox, settings, trace
-from shared.errors import Flaw, Invalid, Malformed, ServiceError, flaws
+from shared.errors import BeyondLimits, Flaw, Invalid, Malformed, ServiceError, flaws
 from shared.observability import count, logger
 from shared.parsing import Text, Time, loads
 
@@ -69,7 +68,7 @@ class Origin:
     @property
     def text(self) -> str:
         """The event as it came."""
-        return self.body if self.position is None else _texts(self.body)[self.position]
+        return self.body if self.position is None else (_texts(self.body) or [])[self.position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +202,40 @@ def parse(
     whole = Origin(record["messageId"], record["body"], None, _waiting(record.get("messageAttributes") or {}))
     try:
         content = loads(whole.body, exact_numbers=exact_numbers)
+    except BeyondLimits as error:
+        return _one_by_one(whole, models, error, exact_numbers=exact_numbers)
     except Malformed as error:
         return [Rejected(None, None, whole, error)]
     if not isinstance(content, list):
         return [_parsed(content, models, whole)]
     if len(content) > MAX_EVENTS:
-        too_many = Invalid(Flaw("#", f"expected at most {MAX_EVENTS} events in one message, found {len(content)}"))
-        return [Rejected(None, None, whole, too_many)]
+        return [Rejected(None, None, whole, _too_many(len(content)))]
     return [_parsed(element, models, replace(whole, position=n)) for n, element in enumerate(content)]
+
+
+def _one_by_one(
+    whole: Origin, models: Mapping[str, type[BaseModel]], error: BeyondLimits, *, exact_numbers: bool
+) -> list[Incoming[Any] | Rejected]:
+    """Parse each event of an array by itself, as one of them holds what can't be read; if it is no array, `error` holds for all."""
+    texts = _texts(whole.body)
+    if texts is None:
+        return [Rejected(None, whole, error)]
+    if len(texts) > MAX_EVENTS:
+        return [Rejected(None, whole, _too_many(len(texts)))]
+    items: list[Incoming[Any] | Rejected] = []
+    for n, text in enumerate(texts):
+        origin = replace(whole, position=n)
+        try:
+            items.append(_parsed(loads(text, exact_numbers=exact_numbers), models, origin))
+        except BeyondLimits as beyond:
+            items.append(Rejected(None, origin, beyond))
+        except Malformed as malformed:
+            return [Rejected(None, whole, malformed)]
+    return items
+
+
+def _too_many(events: int) -> Invalid:
+    return Invalid(Flaw("#", f"expected at most {MAX_EVENTS} events in one message, found {events}"))
 
 
 def _parsed(element: Any, models: Mapping[str, type[BaseModel]], origin: Origin) -> Incoming[Any] | Rejected:
@@ -267,22 +292,29 @@ def _event_model(data: type[BaseModel]) -> type[Event[Any]]:
     return Event[data]
 
 
-_BETWEEN = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+_WHITE_SPACE = " \t\n\r"
+# A text that is never closed reaches to the end, so that its quotation marks are not tried one after the other.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
 @lru_cache(maxsize=16)
-def _texts(array: str) -> list[str]:
-    """The text of each element of what is known to be a JSON array, as it came."""
+def _texts(array: str) -> list[str] | None:
+    """The text of each element of a JSON array, as it came; None if it is no array. Whether the elements are JSON is not looked at."""
+    if not array.lstrip(_WHITE_SPACE).startswith("["):
+        return None
     texts: list[str] = []
-    at = _after(array, array.index("[") + 1)
-    while array[at] != "]":
-        end = _DECODER.raw_decode(array, at)[1]
-        texts.append(array[at:end])
-        at = _after(array, end)
-    return texts
-
-
-def _after(array: str, at: int) -> int:
-    found = _BETWEEN.match(array, at)
-    return found.end() if found else at
+    depth = start = 0
+    for token in _TOKEN.finditer(array):
+        mark = token[0]
+        if mark in "[{":
+            depth += 1
+            start = start or token.end()
+        elif mark in "]}":
+            depth -= 1
+        if (mark == "," and depth == 1) or depth == 0:
+            texts.append(array[start : token.start()].strip(_WHITE_SPACE))
+            start = token.end()
+        if depth == 0:
+            is_closed = mark == "]" and not array[start:].strip(_WHITE_SPACE)
+            return ([] if texts == [""] else texts) if is_closed else None
+    return None

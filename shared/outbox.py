@@ -18,6 +18,8 @@ from shared.errors import ServiceError
 
 #: Seconds for which a leased row is left alone; a relay that was killed in between holds it back no longer.
 LEASE_SECONDS = 60
+#: What SQS takes as one message, its attributes included: 1 MiB.
+MESSAGE_BYTES = 1024 * 1024
 #: Days for which sent rows are kept: the feed of changes.
 KEPT_DAYS = 30
 
@@ -57,7 +59,9 @@ def apart(
     what has waited as long as that, is a dead letter. `place` tells the event from all others.
     """
     left = waiting_since + timedelta(seconds=patience_seconds) - now
-    waits = error.may_be_cured and left > timedelta(0)
+    # Without room for the attributes that say how long it has been waiting, it would wait for ever.
+    fits = len(body.encode("utf-8", "replace")) + 200 <= MESSAGE_BYTES
+    waits = error.may_be_cured and left > timedelta(0) and fits
     return Message(
         "queue" if waits else "dead_letter_queue",
         queue,

@@ -9,38 +9,55 @@ from typing import Annotated, Any, Never
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
-from shared.errors import Malformed
+from shared.errors import BeyondLimits, Malformed
 
 #: How far ahead the clock of whoever sent an event may be before its time counts as wrong.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
+class _NoJson(ValueError):
+    """What json reads, and is none."""
+
+
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON")
+    raise _NoJson(f"{name} is no number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _NoJson("a name stands twice in one object")
+    return content
 
 
 _loads = partial(json.loads, parse_constant=_no_constant)
 _loads_exact = partial(json.loads, parse_constant=_no_constant, parse_float=Decimal)
 
 
-def loads(text: str, *, exact_numbers: bool = False) -> Any:
+def loads(text: str, *, exact_numbers: bool = False, names_are_unique: bool = False) -> Any:
     """Parse JSON (RFC 8259, so without NaN and Infinity); numbers with a fraction become Decimal if `exact_numbers`.
+
+    Of a name that stands twice in one object the last value counts, unless `names_are_unique`, as I-JSON (RFC 7493) has it.
 
     Raises
     ------
+    BeyondLimits
+        It holds a number of more digits or nests deeper than the interpreter follows.
     Malformed
-        The text is no JSON, or is nested deeper than the interpreter follows.
+        The text is no JSON.
     """
     try:
-        return (_loads_exact if exact_numbers else _loads)(text)
+        return (_loads_exact if exact_numbers else _loads)(text, object_pairs_hook=_unique if names_are_unique else None)
     except json.JSONDecodeError as error:
         raise Malformed(f"The body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
-    except ValueError as error:
+    except _NoJson as error:
         raise Malformed(f"The body is no JSON: {error}.") from None
+    except ValueError:
+        raise BeyondLimits("The body holds a whole number of more than 4300 digits.") from None
     except InvalidOperation:
-        raise Malformed("The body holds a number whose exponent is beyond all measure.") from None
+        raise BeyondLimits("The body holds a number whose exponent is beyond all measure.") from None
     except RecursionError:
-        raise Malformed("The body is nested too deeply.") from None
+        raise BeyondLimits("The body is nested too deeply.") from None
 
 
 def storable(value: Any) -> Any:
@@ -112,8 +129,13 @@ def _in_utc(moment: datetime) -> datetime:
 #: A time with its offset, as an input or as an output.
 Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 #: Any text that can be stored.
-Text = Annotated[str, AfterValidator(storable)]
+Text = Annotated[str, AfterValidator(storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 #: Why an administrator did something; it is kept and shown.
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable)]
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
+    AfterValidator(storable),
+    Field(json_schema_extra={"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}),
+]
 #: 0-100, a JSON number.
 Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=True)]

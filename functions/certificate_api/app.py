@@ -212,7 +212,7 @@ def _link(row: store.Shown, pdf_url: str) -> str | None:
     summary="Which credentials of a status list are revoked",
     description="For anyone: a signed BitstringStatusListCredential. It tells of a revocation within a minute.",
     tags=["verification"],
-    responses={200: http.answer(also=["application/vc"])} | http.problems(404),
+    responses={200: http.answer(also=["application/vc"])} | http.problems(404, 422),
 )
 def status_list(number: Annotated[str, Path(pattern=r"^(0|[1-9][0-9]{0,8})$")]) -> Response[Any]:
     row = db.run(lambda conn: store.status_list(conn, int(number))).fetchone()

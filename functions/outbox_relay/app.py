@@ -150,14 +150,23 @@ def _body(row: Row) -> str:
 
 
 def _attributes(row: Row) -> dict[str, Any]:
+    """The attributes of a message that was set apart, as far as SQS takes them beside its body: the reason may be cut short."""
     if row.body is None:
         return {}
     values = {"tries": str(row.tries)}
-    if row.destination == "dead_letter_queue":
-        values |= {"code": row.code or "", "reason": row.reason or ""}
     if row.waiting_since:
         values["waiting_since"] = row.waiting_since.isoformat()
-    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
+    if row.destination == "dead_letter_queue":
+        values |= {"code": row.code or "", "reason": row.reason or ""}
+    room = outbox.MESSAGE_BYTES - len(row.body.encode())
+    attributes: dict[str, Any] = {}
+    for name, value in values.items():
+        room -= len(f"{name}String")
+        fitting = value.encode()[: max(room, 0)].decode(errors="ignore")
+        if fitting == value or (name == "reason" and fitting):
+            attributes[name] = {"DataType": "String", "StringValue": fitting}
+            room -= len(fitting.encode())
+    return attributes
 
 
 @cache

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared import db, http
 from shared.enrollment import store as enrollments
-from shared.errors import EnrollmentNotFound, flaws
+from shared.errors import EnrollmentNotFound, Invalid, flaws
 from shared.observability import observed
 from shared.parsing import taken_as
 from shared.progress import store
@@ -73,7 +73,7 @@ def sync(user_id: http.UserId, course_version_id: UUID, body: Annotated[SyncBody
             item = SyncItem.model_validate(raw)
         except ValidationError as error:
             result.lesson_id = _lesson_id(raw)
-            result.result, result.detail = "refused", "; ".join(f"{f.pointer}: {f.detail}" for f in flaws(error))
+            result.result, result.detail = "refused", Invalid(*flaws(error)).detail
             continue
         result.lesson_id = item.lesson_id
         places.append(index)

@@ -9,20 +9,13 @@ from uuid import UUID
 import simplejson
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationInfo, field_validator
 
-from shared.quiz.models import Frozen, Listed, Number, Question, Text, exact_number, refused, repeated
+from shared.quiz.models import Frozen, Listed, Number, Question, Text, refused, repeated, whole_number
 
 
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise refused("expected a text that is not empty")
     return text
-
-
-def _whole(value: object) -> int:
-    number = exact_number(value)
-    if number != int(number):
-        raise refused("expected a whole number")
-    return int(number)
 
 
 def _can_be_graded(questions: tuple[Question, ...]) -> tuple[Question, ...]:
@@ -45,8 +38,8 @@ Questions = Annotated[SomeQuestions, AfterValidator(_can_be_graded)]
 
 Title = Annotated[Text, AfterValidator(_not_blank)]
 # The upper bounds are those of PostgreSQL's integer.
-WholeNumber = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**31 - 1)]
-PositiveNumber = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=2**31 - 1)]
+WholeNumber = Annotated[int, BeforeValidator(whole_number), Field(ge=0, le=2**31 - 1)]
+PositiveNumber = Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=2**31 - 1)]
 
 
 class Lesson(Frozen):
@@ -76,7 +69,7 @@ class CertificatePolicy(Frozen):
 
     enabled: StrictBool = True
     # A million days keep the date of expiry within the years that PostgreSQL and Python share.
-    valid_for_days: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000_000)] | None = None
+    valid_for_days: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=1_000_000)] | None = None
 
 
 class CourseVersion(Frozen):

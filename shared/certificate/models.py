@@ -75,7 +75,7 @@ class NotYet(BaseModel):
 class ReasonBody(BaseModel):
     """Why an administrator does it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "Asked for by the learner."}]})
 
     reason: Reason
 

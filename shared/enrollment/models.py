@@ -98,11 +98,15 @@ class _Body(BaseModel):
 class EnrollBody(_Body):
     """What an administrator may say about an enrolment."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"source_of_enrollment": "company_assignment"}]})
+
     source_of_enrollment: Source | None = None
 
 
 class CancelBody(_Body):
     """Why the learner leaves, if they say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "No time this year."}]})
 
     reason: Reason | None = None
 
@@ -110,17 +114,23 @@ class CancelBody(_Body):
 class ReasonBody(_Body):
     """Why an administrator does it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Asked for by the learner."}]})
+
     reason: Reason
 
 
 class RevokeBody(ReasonBody):
     """Why an administrator revokes the enrolment, and whether its certificate goes with it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Not paid.", "revoke_certificate": True}]})
+
     revoke_certificate: StrictBool = False
 
 
 class TransferBody(_Body):
     """The course version to which the learner is transferred, and why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": "00000000-0000-4000-8000-000000000001"}]})
 
     to: UUID
     reason: Reason | None = None

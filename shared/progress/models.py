@@ -49,6 +49,23 @@ class TimedReport(Report):
 class ReportBody(TimedReport):
     """A report on one lesson, which says something."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": ["progress_percentage"],
+                    "properties": {"progress_percentage": {"type": "number"}, "status": {"enum": ["in_progress", None]}},
+                },
+                {"required": ["status"], "properties": {"status": {"const": "in_progress"}}},
+                {
+                    "required": ["status"],
+                    "properties": {"status": {"const": "completed"}, "progress_percentage": {"enum": [100, None]}},
+                },
+            ],
+            "examples": [{"progress_percentage": 40, "occurred_at": "2026-01-31T09:30:00Z"}, {"status": "completed"}],
+        }
+    )
+
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.progress_percentage is None and self.status is None:
@@ -59,7 +76,12 @@ class ReportBody(TimedReport):
 class SyncBody(BaseModel):
     """Up to 500 reports that an app gathered offline. Each is an object with `lesson_id` and the fields of a report."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"lessons": [{"lesson_id": "00000000-0000-4000-8000-000000000001", "progress_percentage": 40}]}]
+        },
+    )
 
     lessons: Annotated[list[object], Field(max_length=500)]
 

@@ -4,15 +4,28 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import simplejson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.parsing import Reason, Text, Time
-from shared.quiz.models import storable_answer
+from shared.quiz.models import storable_answer, storable_answers, whole_number
+
+_TEXT = {"type": "string", "pattern": r"^[^\u0000]*$"}
+_FORMS: list[dict[str, Any]] = [
+    _TEXT,
+    {"type": "number"},
+    {"type": "array", "items": _TEXT},
+    {"type": "object", "additionalProperties": _TEXT, "propertyNames": _TEXT},
+    {"type": "null"},
+]
 
 Answers = Annotated[
-    dict[Text, Annotated[Any, AfterValidator(storable_answer)]],
-    Field(description="question_id → answer, in the form that the question's kind asks for"),
+    dict[Text, Annotated[Any, AfterValidator(storable_answer), WithJsonSchema({"anyOf": _FORMS})]],
+    AfterValidator(storable_answers),
+    Field(
+        description="question_id → answer, in the form that the question's kind asks for",
+        json_schema_extra={"additionalProperties": False},
+    ),
 ]
 
 
@@ -25,7 +38,9 @@ class StartBody(BaseModel):
 class AnswersBody(BaseModel):
     """The answers of an attempt: submitted, or kept as a draft in place of the draft before."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"answers": {"q1": "a", "q2": ["a", "c"], "q3": 4.5, "q4": {"a": "b"}}}]}
+    )
 
     answers: Answers
 
@@ -120,13 +135,19 @@ class StartedAttempt(BaseModel):
 
 
 # Far beyond every sensible use, and small enough for the arithmetic of times.
-_Extra = Annotated[int, Field(strict=True, ge=0, le=10_000)]
+_Extra = Annotated[int, Field(ge=0, le=10_000), BeforeValidator(whole_number)]
 
 
 class AllowanceBody(BaseModel):
     """What one learner gets beyond a quiz's limits, in place of what was granted before; what is not named is nothing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [{"required": ["extra_attempts"]}, {"required": ["extra_time_percentage"]}],
+            "examples": [{"extra_attempts": 1, "extra_time_percentage": 25, "reason": "A certified need for more time."}],
+        },
+    )
 
     extra_attempts: _Extra = 0
     extra_time_percentage: _Extra = 0
@@ -152,7 +173,7 @@ class Allowance(BaseModel):
 class RegradeBody(BaseModel):
     """Whether attempts are graded again or only looked at, and whether those who no longer pass lose their pass."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dry_run": True}]})
 
     dry_run: StrictBool
     take_away: StrictBool = False

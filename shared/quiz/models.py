@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -74,8 +74,35 @@ def exact_number(value: object) -> Decimal:
     return _EXACT.quantize(number, Decimal(1)) if number == number.to_integral_value(context=_EXACT) else number
 
 
+def whole_number(value: object) -> int:
+    """A JSON number that is whole, however it is written: 2, 2.0, 0.2e1; raises PydanticCustomError (a ValueError) if not."""
+    number = exact_number(value)
+    if number != int(number):
+        raise refused("expected a whole number")
+    return int(number)
+
+
 MAX_ANSWER_DEPTH = 20
 """Answers nest less deep than this, which leaves every sensible one alone and keeps the snapshot storable."""
+MAX_ANSWERS_CHARACTERS = 500_000
+"""The characters of all answers of an attempt, ids included: enough for the longest quiz that a message carries."""
+
+
+def storable_answers(answers: dict[str, object]) -> dict[str, object]:
+    """The answers of an attempt, if they are short enough for an answer over HTTP to hold them in any script."""
+    length, waiting = 0, list[object](answers.items())
+    while waiting:
+        match waiting.pop():
+            case dict() as value:
+                waiting += value.items()
+            case list() | tuple() as value:
+                waiting += value
+                length += len(value)
+            case value:
+                length += len(value) if isinstance(value, str) else 1
+        if length > MAX_ANSWERS_CHARACTERS:
+            raise refused(f"expected answers of at most {MAX_ANSWERS_CHARACTERS} characters")
+    return answers
 
 
 def storable_answer(answer: object) -> object:
@@ -255,15 +282,30 @@ class NumericQuestion(_Question):
         return key - distance, key + distance
 
 
+def _nfkc(text: str) -> str:
+    """`text` normalised to NFKC, in a time that grows with its length alone.
+
+    Python puts marks in their canonical order by insertion, which for a long text of nothing but marks takes minutes. One that
+    is in order already, it passes once.
+    """
+    if len(text) > 100 and not text.isascii():
+        parts = {ord(c): unicodedata.normalize("NFKD", c) for c in set(text)}
+        marks = "".join({c for part in parts.values() for c in part if unicodedata.combining(c)})
+        if marks:
+            ordered = partial(sorted, key=unicodedata.combining)
+            text = re.sub(f"[{marks}]{{2,}}", lambda run: "".join(ordered(run[0])), text.translate(parts))
+    return unicodedata.normalize("NFKC", text)
+
+
 def fold_text(text: str, *, case_sensitive: bool) -> str:
     """`text` in the form in which text answers are compared: NFKC, white space at the ends dropped and elsewhere one space.
 
     Unless `case_sensitive`, the case is folded too, and the result normalised once more, since folding can undo it
     (Unicode 16, section 3.13.5, compatibility caseless matching).
     """
-    folded = unicodedata.normalize("NFKC", text)
+    folded = _nfkc(text)
     if not case_sensitive:
-        folded = unicodedata.normalize("NFKC", folded.casefold())
+        folded = _nfkc(folded.casefold())
     return " ".join(folded.split())
 
 
@@ -287,6 +329,11 @@ class TextQuestion(_Question):
     def accepted(self) -> frozenset[str]:
         """The accepted texts, folded."""
         return frozenset(fold_text(text, case_sensitive=self.case_sensitive) for text in self.correct)
+
+    @cached_property
+    def longest(self) -> int:
+        """Of how many characters, beside white space, an answer may be that is right: normalising makes one of four at most."""
+        return 4 * max(map(len, self.accepted))
 
 
 class MatchingQuestion(_Question):

@@ -103,7 +103,11 @@ def _number(question: NumericQuestion, answer: str | int | float | Decimal) -> F
 
 
 def _text(question: TextQuestion, answer: str) -> Fraction:
-    return question.worth if fold_text(answer, case_sensitive=question.case_sensitive) in question.accepted else ZERO
+    answer = " ".join(answer.split())
+    # What is far longer than any accepted text need not be normalised, which can make it 18 times as long.
+    if len(answer) > question.longest or fold_text(answer, case_sensitive=question.case_sensitive) not in question.accepted:
+        return ZERO
+    return question.worth
 
 
 def _pairs(question: MatchingQuestion, answer: dict[str, str]) -> Fraction:
