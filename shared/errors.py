@@ -20,7 +20,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ValidationError
 
-
 #: Of the flaws of one input, so many are named.
 MAX_FLAWS = 100
 

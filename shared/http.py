@@ -175,7 +175,7 @@ def caller(app: APIGatewayHttpResolver) -> Caller:
     """Who calls. The claims were verified by the gateway and can't be set by a client: it writes `requestContext` itself."""
     authorizer: dict[str, Any] | None = app.current_event["requestContext"].get("authorizer")
     if authorizer is None:
-        # The gateway took the path for an unknown one, as it looks for the route before it decodes the path, and asked for no token.
+        # The gateway took the path for an unknown one, and asked for no token: it decodes paths after looking for the route.
         raise PathNotFound
     claims: dict[str, str] = authorizer["jwt"]["claims"]
     # The gateway writes an array as `[a b c]`, of which only the ones in the middle would be read as scopes.

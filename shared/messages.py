@@ -216,21 +216,21 @@ def parse(
 def _one_by_one(
     whole: Origin, models: Mapping[str, type[BaseModel]], error: BeyondLimits, *, exact_numbers: bool
 ) -> list[Incoming[Any] | Rejected]:
-    """Parse each event of an array by itself, as one of them holds what can't be read; if it is no array, `error` holds for all."""
+    """Parse each event of an array by itself, as one of them can't be read; if it is no array, `error` holds for all of it."""
     texts = _texts(whole.body)
     if texts is None:
-        return [Rejected(None, whole, error)]
+        return [Rejected(None, None, whole, error)]
     if len(texts) > MAX_EVENTS:
-        return [Rejected(None, whole, _too_many(len(texts)))]
+        return [Rejected(None, None, whole, _too_many(len(texts)))]
     items: list[Incoming[Any] | Rejected] = []
     for n, text in enumerate(texts):
         origin = replace(whole, position=n)
         try:
             items.append(_parsed(loads(text, exact_numbers=exact_numbers), models, origin))
         except BeyondLimits as beyond:
-            items.append(Rejected(None, origin, beyond))
+            items.append(Rejected(None, None, origin, beyond))
         except Malformed as malformed:
-            return [Rejected(None, whole, malformed)]
+            return [Rejected(None, None, whole, malformed)]
     return items
 
 
@@ -299,7 +299,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 @lru_cache(maxsize=16)
 def _texts(array: str) -> list[str] | None:
-    """The text of each element of a JSON array, as it came; None if it is no array. Whether the elements are JSON is not looked at."""
+    """The text of each element of a JSON array, as it came; None if it is no array. The elements need not be JSON."""
     if not array.lstrip(_WHITE_SPACE).startswith("["):
         return None
     texts: list[str] = []

@@ -90,16 +90,17 @@ MAX_ANSWERS_CHARACTERS = 500_000
 
 def storable_answers(answers: dict[str, object]) -> dict[str, object]:
     """The answers of an attempt, if they are short enough for an answer over HTTP to hold them in any script."""
-    length, waiting = 0, list[object](answers.items())
+    length, waiting = 0, list[object]([answers])
     while waiting:
         match waiting.pop():
+            case str() as text:
+                length += len(text)
             case dict() as value:
-                waiting += value.items()
-            case list() | tuple() as value:
-                waiting += value
-                length += len(value)
+                waiting += [*value, *value.values()]
+                length += 1
             case value:
-                length += len(value) if isinstance(value, str) else 1
+                waiting += value if isinstance(value, list) else []
+                length += 1
         if length > MAX_ANSWERS_CHARACTERS:
             raise refused(f"expected answers of at most {MAX_ANSWERS_CHARACTERS} characters")
     return answers

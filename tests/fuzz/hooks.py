@@ -28,7 +28,7 @@ def filter_failure(_context: Any, failure: Any, _case: Any, response: Any) -> bo
         case "RejectedPositiveData":
             return not (response.status_code == 422 and all(map(_is_beyond_the_document, content["errors"])))
         case "UnsupportedMethodResponse":
-            # API Gateway hands a known path with another method to the same function as an unknown path, which can't tell them apart.
+            # API Gateway hands a known path with another method to the function for unknown paths, which can't tell them apart.
             return not (response.status_code == 404 and content["type"].endswith(":path_not_found"))
         case _:
             return True

@@ -15,12 +15,12 @@ import pytest
 from local import postgres, run, service
 from local.service import LEARNER_ID
 
-#: Cases for each operation and caller beside those that schemathesis makes from the limits in the document. Unless it is set, what
-#: fits into a minute is done, the same each time.
+#: Cases for each operation and caller beside those that schemathesis makes from the limits in the document. Unless it is set,
+#: what fits into a minute is done, the same each time.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 SEED = int(os.environ.get("FUZZ_SEED", "20260131"))
 EVERYTHING = "examples,coverage,fuzzing,stateful"
-#: By which token, and in which phases unless more is asked for: the others are refused by scope in most of what the first one tries.
+#: By which token, and in which phases unless more is asked for: most of what an administrator may do is refused to the others.
 CALLERS = {
     "administrator": ("ADMIN_TOKEN", EVERYTHING),
     "learner": ("LEARNER_TOKEN", "fuzzing,stateful"),

@@ -1,7 +1,11 @@
 """Every route under wrong callers and wrong input: each is refused in the right words, and nothing ends in an exception."""
 
 import base64
+import gzip
 import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,9 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
 
 from shared import http
 from shared.certificate.rules import ALPHABET, new_uid, read_uid
@@ -470,6 +477,218 @@ def test_bodies_of_any_depth_are_answered(world: World):
         assert answer.status == 400 or answer.json["results"][0]["result"] == "refused", depth
 
 
+# Requests as they come over the wire
+
+
+JSON = {"content-type": "application/json"}
+#: What Lambda hands over, and takes back, at most.
+LARGEST = 6_000_000
+
+
+def over_the_wire(
+    world: World, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None, *, sub: UUID | None = ADMIN
+) -> Answer:
+    """One request by an administrator or by nobody, through the gateway's routes; `target` is percent-encoded."""
+    return world.service.wire(method, target, body, JSON if headers is None else headers, sub=sub, scope=http.ADMIN)
+
+
+def refused(answer: Answer, *statuses: int) -> dict[str, Any]:
+    assert answer.status in statuses, (answer.status, answer.content[:500])
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) < 1_000_000
+    return answer.json
+
+
+HOSTILE_BODIES: dict[str, tuple[bytes, dict[str, str], tuple[int, ...]]] = {
+    "5.9 MB of text": (b'{"reason": "' + b"x" * 5_900_000 + b'"}', JSON, (422,)),
+    "5.9 MB of numbers": (b'{"answers": {"q": [' + b"1," * 2_900_000 + b"1]}}", JSON, (422,)),
+    "300,000 unknown fields": (("{" + ",".join(f'"{n}":0' for n in range(300_000)) + "}").encode(), JSON, (422,)),
+    "a field whose name is 3 MB long": (b'{"' + "\u20ac".encode() * 1_000_000 + b'": 1}', JSON, (422,)),
+    "arrays 10,000 deep": (b'{"reason": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", JSON, (400, 422)),
+    "objects 10,000 deep": (b'{"reason":' * 10_000 + b"1" + b"}" * 10_000, JSON, (400, 422)),
+    "a million brackets": (b"[" * 1_000_000, JSON, (400,)),
+    "1e400": (b'{"reason": 1e400}', JSON, (422,)),
+    "a number of 4,300 digits": (b'{"reason": ' + b"9" * 4300 + b"}", JSON, (422,)),
+    "a number of 4,301 digits": (b'{"reason": ' + b"9" * 4301 + b"}", JSON, (400,)),
+    "a number of a million digits": (b'{"reason": 0.' + b"9" * 1_000_000 + b"}", JSON, (422,)),
+    "an exponent beyond all measure": (b'{"reason": 1e' + b"9" * 30 + b"}", JSON, (400, 422)),
+    "a name that stands twice": (b'{"reason": "a", "reason": "a"}', JSON, (400,)),
+    "a name that stands twice deep inside": (b'{"answers": {"q1": "a", "q1": "b"}}', JSON, (400,)),
+    "an escaped surrogate alone": (b'{"reason": "\\ud800"}', JSON, (422,)),
+    "a surrogate alone": (b'{"reason": "\xed\xa0\x80"}', JSON, (400,)),
+    "U+0000": (b'{"reason": "a\\u0000b"}', JSON, (422,)),
+    "a byte 0": (b'{"reason": "a\x00b"}', JSON, (400,)),
+    "a byte order mark": (b'\xef\xbb\xbf{"reason": "x"}', JSON, (400,)),
+    "UTF-16": ('{"reason": "x"}'.encode("utf-16"), JSON, (400,)),
+    "UTF-32": ('{"reason": "x"}'.encode("utf-32-be"), JSON, (400,)),
+    "Latin-1": ('{"reason": "\xe9"}'.encode("latin-1"), {"content-type": "application/json; charset=latin-1"}, (400,)),
+    "overlong UTF-8": (b'{"reason": "\xc0\xaf"}', JSON, (400,)),
+    "gzip": (gzip.compress(b'{"reason": "x"}'), JSON | {"content-encoding": "gzip"}, (400,)),
+    "something after it": (b'{"reason": "x"}{"reason": "x"}', JSON, (400,)),
+    "a comma too many": (b'{"reason": "x",}', JSON, (400,)),
+    "a comment": (b'{"reason": "x" /* why */}', JSON, (400,)),
+    "a form": (b"reason=x", {"content-type": "application/x-www-form-urlencoded"}, (415,)),
+    "a multipart body": (b"--x\r\n\r\n{}\r\n--x--", {"content-type": "multipart/form-data; boundary=x"}, (415,)),
+    "no media type": (b"reason=x", {}, (400,)),
+    "an endless media type": (b"{}", {"content-type": "a" * 8000}, (415,)),
+}
+
+
+def test_a_hostile_body_is_refused_by_every_route_and_nothing_is_half_done(world: World, capsys: pytest.CaptureFixture[str]):
+    before, slowest, requests = world.state(), (0.0, ""), 0
+    for route in WITH_BODY:
+        for name, (body, headers, statuses) in HOSTILE_BODIES.items():
+            begun = time.perf_counter()
+            answer = over_the_wire(world, route.method, quote(world.path(route)), body, headers)
+            slowest = max(slowest, (time.perf_counter() - begun, f"{name}, {route}"))
+            requests += 1
+            refused(answer, *statuses)
+        assert world.state() == before, str(route)
+    with capsys.disabled():
+        print(f"\n{requests:,} hostile bodies; the slowest took {slowest[0]:.2f} s: {slowest[1]}")
+    assert slowest[0] < 15
+
+
+def test_a_body_where_none_is_expected_is_not_read(world: World):
+    for route in ROUTES:
+        if not route.takes_body:
+            path = quote(world.path(route))
+            alone = over_the_wire(world, route.method, path)
+            for body, headers, _ in (HOSTILE_BODIES["a million brackets"], HOSTILE_BODIES["gzip"], HOSTILE_BODIES["a form"]):
+                assert over_the_wire(world, route.method, path, body, headers).status == alone.status, str(route)
+
+
+def test_base64_that_is_none_is_400(world: World):
+    path = world.path("/users/{user_id}/enrollments/{course_version_id}/cancel")
+    event_ = {
+        "rawPath": path,
+        "headers": {"content-type": "application/json"},
+        "body": "e",
+        "isBase64Encoded": True,
+        "requestContext": {
+            "stage": "$default",
+            "requestId": "1",
+            "http": {"method": "POST", "path": path},
+            "authorizer": {"jwt": {"claims": {"sub": str(LEARNER)}}},
+        },
+    }
+    answer = world.service.invoke("enrollment_api", event_)
+    assert (answer["statusCode"], json.loads(answer["body"])["type"]) == (400, "urn:problem-type:learner-progress:malformed")
+
+
+def test_a_problem_document_is_short_however_much_is_wrong(world: World):
+    path = world.path(SUBMIT[1])
+    answer = world.service.http("POST", path, {"answers": {f"{'q' * 40}{n}": "a" for n in range(9_000)}})
+    document = problem(answer, 422, path)
+    assert len(document["errors"]) == 100
+    answer = world.service.http("POST", path, {"answers": {"q" * 100_000: "a"}})
+    (flaw,) = problem(answer, 422, path)["errors"]
+    assert len(flaw["pointer"]) == 1000
+    sync = world.service.http("POST", world.path(SYNC[1]), {"lessons": [{f"{n}": 0 for n in range(1_000)}] * 500})
+    assert sync.status == 200
+    assert len(sync.content) < 500_000
+
+
+def test_answers_are_short_enough_to_be_answered_with(world: World):
+    path = world.path("/quiz-attempts/{attempt_id}/answers")
+    for answers in ({"q1": "\U0001f393" * 500_000}, {"q2": "1" * 500_001}, {f"q{n}": None for n in range(120_000)}):
+        assert pointers(problem(world.service.http("PUT", path, {"answers": answers}), 422, path)) == ["#/answers"]
+    kept = world.service.http("PUT", path, {"answers": {"q1": "\U0001f393" * 499_997}})
+    assert kept.status == 200
+    assert len(kept.content) < LARGEST
+
+
+def test_ids_in_paths_are_read_in_any_spelling_of_a_uuid_or_refused(world: World):
+    spellings: list[Callable[[str], str]] = [
+        str.upper,
+        lambda i: f"urn:uuid:{i}",
+        lambda i: f"{{{i}}}",
+        lambda i: i.replace("-", ""),
+        lambda i: i[:-1] + quote(i[-1]),
+        lambda i: "%" + f"{ord(i[0]):02x}" + i[1:],
+        # The expressions that Powertools finds routes by end with $, which lets a line break pass.
+        lambda i: f"{i}%0A",
+    ]
+    wrong = [
+        lambda i: f"{i}%00",
+        lambda i: f"{i}%2F",
+        lambda i: f"..%2F{i}",
+        lambda i: f"{i};x=1",
+        lambda i: f" {i}".replace(" ", "%20"),
+        lambda i: i.replace("-", "%E2%80%90"),
+        lambda i: i + "%ED%A0%80",
+        lambda i: i + "%FF",
+        lambda i: "0" * 5000,
+        lambda i: "%",
+        lambda i: "%2e%2e",
+        lambda i: "..",
+        lambda i: i.translate({ord("0") + n: chr(0x660 + n) for n in range(10)}),
+    ]
+    for route in [route for route in ROUTES if route.method == "GET" and route.scopes is not None]:
+        names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+        expected = over_the_wire(world, "GET", world.path(route))
+        for name in names:
+            real = world.path(f"{{{name}}}")
+            for spelling in spellings:
+                answer = over_the_wire(world, "GET", world.path(route, **{name: spelling(real)}))
+                if answer.status != 200 or answer.json != expected.json:
+                    refused(answer, 404, 422)
+            for spelling in wrong:
+                target = quote(world.path(route, **{name: spelling(real)}), safe="/%:;=")
+                refused(over_the_wire(world, "GET", target), 404, 422)
+
+
+def test_a_path_that_is_another_one_once_decoded_lets_nobody_in(world: World):
+    for route in ROUTES:
+        path = world.path(route)
+        for target in (
+            path.replace("/", "%2F").replace("%2F", "/", 1),
+            path[0] + path[1:].replace("/", "%2f", 1),
+            path.replace("/", "//"),
+            path + "/",
+            path + "//",
+            path + "%2F",
+            path + "%00",
+            "/." + path,
+            "/%2e" + path,
+            path.replace("s", "%73", 1) if "s" in path else path + "%20",
+            path.swapcase(),
+            path + ";",
+        ):
+            answer = over_the_wire(world, route.method, target, b"{" if route.takes_body else b"", sub=None)
+            # Without a token: the gateway itself refuses, or it is no route; what is public is public by any spelling.
+            if route.scopes is None and answer.status == 200:
+                assert answer.content == over_the_wire(world, route.method, path, sub=None).content or "certificates" in path
+                continue
+            assert answer.status in (401, 404, 422), (target, answer.status, answer.text)
+
+
+def test_queries_are_read_strictly_and_what_is_not_known_is_ignored(world: World):
+    for route in PAGED:
+        path = quote(world.path(route))
+        for query in (
+            "limit=0", "limit=101", "limit=1e2", "limit=+5", "limit=%2B5", "limit=%205", "limit=5%20", "limit=%D9%A5",
+            "limit=5.0", "limit=1_0", "limit=05", "limit=0x5", "limit=5&limit=6", "limit=5&limit=5", "limit=", "limit",
+            "limit=%00", "limit=5%00", "limit=%FF", "limit=-0", f"limit={'9' * 5000}", "limit=[5]", "limit=null",
+        ):  # fmt: skip
+            document = refused(over_the_wire(world, "GET", f"{path}?{query}"), 422)
+            assert pointers(document) == ["query/limit"], query
+        expected = over_the_wire(world, "GET", path)
+        for query in (
+            "x=1",
+            "Limit=0",
+            "limit%00=0",
+            "limit[]=0",
+            "&&&",
+            "=",
+            "%FF=%FF",
+            "a=" + "b" * 8000,
+            "x=1&x=2",
+            "?limit=0",
+        ):
+            assert over_the_wire(world, "GET", f"{path}?{query}").json == expected.json, query
+
+
 # Pages of lists
 
 
@@ -658,6 +877,107 @@ def test_attempts_and_certificates_come_in_pages_too(world: World):
     )
     certificates = pages(service, f"/users/{LEARNER}/certificates", 2, lambda: None)
     assert len({certificate["certificate_uid"] for certificate in certificates}) == len(certificates) == 7
+
+
+def hostile_cursors(real: list[str], lists: list[str]) -> st.SearchStrategy[str]:
+    """Cursors that were cut, bent, put together from others, or made by someone who knows how they are made."""
+    texts = st.sampled_from(real)
+    positions = st.integers(0, 400)
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(
+        ["2020-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "1e9", "9" * 40, -1, 2**31, 2**63,
+         2**64, 10**300, str(uuid4()), "\x00", "\ud800", "' OR 1=1 --", f"urn:uuid:{uuid4()}"]
+    )  # fmt: skip
+    contents = st.lists(scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(), scalars, max_size=2), max_size=3)
+    wheres = st.sampled_from(lists) | st.text(max_size=10) | scalars
+
+    def encoded(where: Any, rest: list[Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps([where, *rest]).encode()).decode().rstrip("=")
+
+    return st.one_of(
+        texts,
+        st.builds(lambda text, n: text[: n % len(text)], texts, positions),
+        st.builds(lambda text, n: text[n % len(text) :], texts, positions),
+        st.builds(lambda text, n, c: text[: n % len(text)] + c + text[n % len(text) + 1 :], texts, positions, st.characters()),
+        st.builds(lambda text, n, bit: flipped(text, n, bit), texts, positions, st.integers(0, 7)),
+        st.builds(lambda one, other, n: one[:n] + other[n:], texts, texts, positions),
+        st.builds(encoded, wheres, contents),
+        st.binary(max_size=400).map(lambda content: base64.urlsafe_b64encode(content).decode()),
+        st.text(max_size=600),
+        texts.map(lambda text: text + "=" * 400),
+    )
+
+
+def flipped(cursor: str, n: int, bit: int) -> str:
+    """The cursor with one bit of what it holds turned round."""
+    content = bytearray(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    content[n % len(content)] ^= 1 << bit
+    return base64.urlsafe_b64encode(bytes(content)).decode().rstrip("=")
+
+
+def test_no_cursor_leads_to_what_its_list_does_not_hold(world: World, capsys: pytest.CaptureFixture[str]):
+    service, ids = world.service, world.ids
+    for learner in (LEARNER, OTHER):
+        for cv in (ids["course_version_id"], ids["other_course_version_id"]):
+            service.admin("PUT", f"/users/{learner}/enrollments/{cv}")
+        service.send("catalog", event("learner.updated", {"user_id": str(learner), "name": f"Learner {learner}"}))
+    quiz_path = "/users/{user_id}/enrollments/{course_version_id}/quizzes/{quiz_id}/attempts"
+    for learner in (LEARNER, OTHER):
+        service.send(
+            "quiz",
+            [
+                event(
+                    "quiz.submitted",
+                    {"attempt_id": str(uuid4()), "user_id": str(learner), "answers": {}}
+                    | {name: ids[name] for name in ("course_version_id", "quiz_id")},
+                )
+                for _ in range(3)
+            ],
+        )
+    lists = [
+        (world.path(path, user_id=str(learner)) + filter_, learner)
+        for learner in (LEARNER, OTHER)
+        for path in (
+            "/users/{user_id}/enrollments",
+            "/users/{user_id}/certificates",
+            "/users/{user_id}/enrollments/{course_version_id}/history",
+            quiz_path,
+        )
+        for filter_ in (("", "?status=active") if path.endswith("}/enrollments") else ("",))
+    ]
+    lists += [
+        (world.path("/course-versions/{course_version_id}/enrollments") + filter_, None) for filter_ in ("", "?status=active")
+    ]
+    lists.append((world.path(REGRADE), None))
+
+    def page(target: str, cursor: str | None, limit: int = 100) -> Answer:
+        path, _, filter_ = target.partition("?")
+        query = dict([filter_.split("=")]) if filter_ else {}
+        return service.admin(
+            "GET", path, query=query | {"limit": str(limit)} | ({"cursor": cursor} if cursor is not None else {})
+        )
+
+    whole = {target: page(target, None).json.get("items", []) for target, _ in lists}
+    assert sum(map(bool, whole.values())) >= len(lists) - 2
+    real = [answer.json["next_cursor"] for target, _ in lists for answer in [page(target, None, 1)] if answer.json["next_cursor"]]
+    assert len(real) >= 5
+    where = [json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))[0] for cursor in real]
+    tried = {200: 0, 422: 0}
+
+    @example_settings(max_examples=600, deadline=None, derandomize=True, database=None)
+    @given(hostile_cursors(real, where), st.sampled_from(lists))
+    def attack(cursor: str, target: tuple[str, UUID | None]) -> None:
+        answer = page(target[0], cursor)
+        tried[answer.status] += 1
+        if answer.status == 422:
+            assert pointers(answer.json) == ["query/cursor"]
+        else:
+            assert all(item in whole[target[0]] for item in answer.json.get("items", []))
+
+    attack()
+    # The cursors that were given lead on where they were given, so that the attack is not refused for another reason.
+    assert [target for target, _ in lists if any(page(target, cursor).status == 200 for cursor in real)]
+    with capsys.disabled():
+        print(f"\nhostile cursors: {tried[422]} refused, {tried[200]} led on within their list")
 
 
 # Verification

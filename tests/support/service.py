@@ -8,15 +8,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import psycopg
+from joserfc.jwk import RSAKey
 from psycopg.rows import dict_row
 
-from local import template
+from local import gateway, template, tokens
 from local.service import parameters
 from shared import db
 from tests.support.logs import LOG
@@ -50,6 +52,12 @@ _STACK = template.read(
     parameters("http://127.0.0.1:3000", "postgresql://somewhere/db", Path("/nowhere")), "http://127.0.0.1:4000"
 )
 CERTIFICATE_RULE = json.loads(_STACK.rules[0].pattern)["detail-type"]
+
+
+@cache
+def _key() -> RSAKey:
+    """The key that tokens are signed by."""
+    return RSAKey.generate_key(2048)
 
 
 class Context:
@@ -170,6 +178,27 @@ class Service:
         body = answer.get("body") or ""
         content = base64.b64decode(body) if answer["isBase64Encoded"] else body.encode()
         return Answer(answer["statusCode"], {k.lower(): v for k, v in answer["headers"].items()}, content)
+
+    def wire(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        sub: UUID | None = LEARNER,
+        scope: str = "",
+    ) -> Answer:
+        """One request as it comes over the wire, through the gateway's routes; `target` is percent-encoded."""
+        path, _, query = target.partition("?")
+        token = {"authorization": f"Bearer {tokens.issue(_key(), str(sub), scope)}"} if sub else {}
+        request = gateway.Request(method, path, query, [*((headers or {}) | token).items()], body)
+
+        def invoke(function: str, payload: dict[str, Any]) -> dict[str, Any]:
+            return self.invoke(function.removesuffix("Api").lower() + "_api", json.loads(json.dumps(payload)))
+
+        response = gateway.respond(request, gateway.Routes(_STACK.routes), _STACK, _key(), invoke)
+        return Answer(response.status, dict(response.headers), response.body)
 
     def admin(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         """One request by an administrator."""
