@@ -36,6 +36,9 @@ from shared.errors import (
     pointer,
 )
 
+#: The longest body: twice the answers that an attempt may have, and what surrounds them.
+MAX_BODY_CHARACTERS = 1_000_000
+
 ADMIN = "learner-progress:admin"
 REPORT = "learner-progress:report"
 
@@ -151,6 +154,9 @@ def resolver(*, exact_numbers: bool = False) -> APIGatewayHttpResolver:
 
 
 def _body(text: str, *, exact_numbers: bool) -> Any:
+    # A body of six megabytes can have a million flaws, and what names them would not fit into the function's memory.
+    if len(text) > MAX_BODY_CHARACTERS:
+        raise Invalid(Flaw("#", f"expected at most {MAX_BODY_CHARACTERS} characters"))
     content = parsing.loads(text, exact_numbers=exact_numbers, names_are_unique=True)
     if not isinstance(content, dict):
         raise Invalid(Flaw("#", "expected an object"))

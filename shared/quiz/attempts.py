@@ -113,7 +113,8 @@ def exact_json(shown: "Attempt | StartedAttempt | AttemptPage") -> str:
         content = {"items": [exact(item) for item in shown.items], "next_cursor": shown.next_cursor}
     else:
         content = exact(shown)
-    return simplejson.dumps(content, use_decimal=True)
+    # As pydantic writes it: escapes would make texts of other scripts up to three times as long.
+    return simplejson.dumps(content, use_decimal=True, ensure_ascii=False)
 
 
 class AttemptPage(BaseModel):

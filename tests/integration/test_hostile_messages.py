@@ -181,7 +181,8 @@ def test_a_course_version_with_one_wrong_node_is_refused_with_the_place_or_can_b
         assert letters(service) == []
 
     attack()
-    assert min(outcomes.values()) > 0
+    assert outcomes["refused"] > 100
+    assert outcomes["completed"] > 30
     with capsys.disabled():
         print(f"\nmutated course versions: {outcomes}")
 
@@ -222,7 +223,7 @@ def test_a_question_for_every_byte_and_an_answer_to_each(service: Service):
         "quiz_id": version["quizzes"][0]["quiz_id"],
     }
     huge: list[Any] = [
-        {f"unknown{n}": n for n in range(40_000)},
+        {f"unknown{n}": n for n in range(30_000)},
         {"q0": "9" * 400_000},
         {"q0": "x" * 499_000},
         {"q0": "0." + "0" * 400_000 + "1"},
