@@ -5,7 +5,6 @@ import gzip
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from shared import http
 from shared.certificate.rules import ALPHABET, new_uid, read_uid
 from tests.support.access import OTHER, ROUTES, World, a_world, unknown_ids
-from tests.support.service import LEARNER, Answer, Service, course, event
+from tests.support.service import ADMIN, LEARNER, Answer, Service, course, event
 
 #: What must never come back in an answer.
 CANARY = "canary-5c1f"
