@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from functions.migrate import app as migrate
 from shared import db, settings
 from tests.conftest import as_role
-from tests.support.service import LEARNER, Service, course, event
+from tests.support.service import LEARNER, Service, context, course, event
 
 #: How a client asks for TLS (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
@@ -156,7 +157,7 @@ def test_migrating_logs_in_the_same_way(service: Service, tls: Tls, by_iam: pyte
     # As the owner of everything, and not as the functions that serve learners.
     owner = urlsplit(service.database_url).netloc.partition("@")[0]
     connect_to(Tls(tls.url.replace(f"//{APP}@", f"//{owner}@"), tls.authority), by_iam)
-    assert service.invoke("migrate", {})["applied"] == []
+    assert migrate.handler({}, context("Migrate"))["applied"] == []
     settings.database_url.cache_clear()
 
 
@@ -198,7 +199,7 @@ def refused(url: str, role: str, statement: str) -> bool:
         (REPORT, "SELECT FROM enrollments", True),
         (REPORT, "UPDATE enrollments SET sequence = 1", False),
         (REPORT, "DELETE FROM outbox", False),
-        (REPORT, "SELECT nextval('status_list_entries')", False),
+        (REPORT, "SELECT next_status_entry()", False),
     ],
 )
 def test_a_role_may_do_what_its_functions_do_and_no_more(service: Service, role: str, statement: str, may: bool):
