@@ -4,18 +4,23 @@ A Lambda execution environment serves one event at a time, so it keeps one conne
 here may pin a connection of RDS Proxy: no prepared statements, no SET, no cursor, no session lock.
 """
 
+import math
 import threading
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Literal, override
 from uuid import UUID
 
 import certifi
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from shared import iam, settings, trace
-from shared.errors import Unavailable
+from shared.errors import Busy, Unavailable
+from shared.observability import logger
 
 type Connection = psycopg.Connection[TupleRow]
 
@@ -24,42 +29,113 @@ _environment = threading.local()
 
 #: PostgreSQL aborts one of two transactions that stand in each other's way; the loser's work is simply done again.
 _TRIES = 5
+#: Seconds for which an answer is waited for: a little longer than the server itself lets a statement run (`statement_timeout`).
+_PATIENCE = 26.0
+#: Seconds of an invocation that are left for saying that the database did not answer.
+_MARGIN = 1.0
+
+
+class _Connection(psycopg.Connection[TupleRow]):
+    """A connection on which no wait is longer than `run` has time.
+
+    TCP notices a peer that is gone, not one that takes everything in and never answers.
+    """
+
+    @override
+    def wait[RV](self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        left = max(0.0, _time_left()) if timeout is None else timeout
+        return super().wait(gen, interval, left)
 
 
 def run[T](work: Callable[[Connection], T]) -> T:
     """Run all statements that `work` executes as one transaction, in one round trip.
 
     `work` gets the connection in pipeline mode: it executes statements and returns their cursors, but must not fetch
-    from them; their rows are there when `run` returns. An error in any statement undoes all. Since the writes of this
-    service may be repeated (at worst an administrator's act stands in the history twice), work whose fate is unknown
-    because the connection broke is done once more.
+    from them; their rows are there when `run` returns. An error in any statement undoes all, and so does one of `work` itself.
+    Work whose fate is unknown because the connection broke is done once more: whatever is written here does nothing the
+    second time, by its own condition or by the id of an act, which is drawn before.
 
     Raises
     ------
     Unavailable
-        The database cannot be reached, or went away twice in a row.
+        The database cannot be reached, does not answer in time, or can't do it now; `Busy` if someone else holds a lock.
     psycopg.Error
         Whatever else the database says, for instance a violated constraint.
     """
-    broken = 0
+    _environment.give_up_at = min(monotonic() + _PATIENCE, getattr(_environment, "ends_at", math.inf))
+    lost = 0
     for attempt in range(1, _TRIES + 1):
         try:
-            conn = _connection()
-            if settings.plain_transactions():
-                with conn.transaction():
-                    return work(conn)
-            # Under autocommit and without BEGIN, the statements up to the pipeline's single Sync are one implicit transaction.
-            with conn.pipeline():
-                return work(conn)
-        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-            if attempt == _TRIES:
+            return _transaction(_connection(), work)
+        except psycopg.Error as error:
+            what = remedy(error)
+            if what == "raise":
                 raise
-        except psycopg.OperationalError as error:
-            broken += 1
-            close()
-            if broken == 2:
+            logger.warning("the database did not do it", error=type(error).__name__, sqlstate=error.sqlstate, remedy=what)
+            if what == "reconnect":
+                close()
+                lost += 1
+            if what == "wait":
+                raise (Busy if isinstance(error, psycopg.errors.LockNotAvailable) else Unavailable) from error
+            if lost == 2 or attempt == _TRIES or _time_left() <= 0:
                 raise Unavailable from error
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _transaction[T](conn: Connection, work: Callable[[Connection], T]) -> T:
+    if settings.plain_transactions():
+        with conn.transaction():
+            return work(conn)
+    # Under autocommit and without BEGIN, the statements up to the pipeline's single Sync are one implicit transaction.
+    with conn.pipeline():
+        try:
+            return work(conn)
+        except psycopg.Error:
+            raise
+        except BaseException:
+            # The Sync at the pipeline's end would commit what was sent before.
+            conn.close()
+            raise
+
+
+def remedy(error: psycopg.Error) -> Literal["repeat", "reconnect", "wait", "raise"]:
+    """What helps against an error of the database, by its SQLSTATE; a connection that breaks or can't be made has none.
+
+    repeat
+        The transaction stood in another one's way and was undone.
+    reconnect
+        The connection is gone, leads to a server that is going or coming, or to one that only reads, as after a failover.
+    wait
+        The connection is fine and the same would happen again: a lock, a statement that took too long, no space, no memory, no
+        connection left. Whoever asked tries again later.
+    raise
+        The statement or its data are at fault.
+    """
+    match error.sqlstate:
+        case "40001" | "40P01":
+            return "repeat"
+        case "55P03" | "57014":
+            return "wait"
+        case str(state) if state.startswith("53"):
+            return "wait"
+        case "25006" | "25P03":
+            return "reconnect"
+        case _:
+            return "reconnect" if isinstance(error, psycopg.OperationalError) else "raise"
+
+
+@contextmanager
+def answering_within(milliseconds: int) -> Generator[None]:
+    """Let no `run` take longer than the invocation has left, so that a caller is told before Lambda ends it."""
+    _environment.ends_at = monotonic() + milliseconds / 1000 - _MARGIN
+    try:
+        yield
+    finally:
+        _environment.ends_at = math.inf
+
+
+def _time_left() -> float:
+    return getattr(_environment, "give_up_at", math.inf) - monotonic()
 
 
 def close() -> None:
@@ -73,7 +149,8 @@ def close() -> None:
 def _connection() -> Connection:
     conn: Connection | None = getattr(_environment, "connection", None)
     if conn is None or conn.closed:
-        conn = psycopg.connect(**login(), autocommit=True, prepare_threshold=None, connect_timeout=5)
+        seconds = max(1, min(5, int(_time_left())))
+        conn = _Connection.connect(**login(), autocommit=True, prepare_threshold=None, connect_timeout=seconds)
         _environment.connection = conn
     return conn
 

@@ -11,7 +11,7 @@ ServiceError
                             CourseVersionChanged
   x UnsupportedMediaType 415
   x Invalid 422             FutureCommand
-  x Unavailable 503         NotSignedYet
+  x Unavailable 503         NotSignedYet · Busy
 
 Over HTTP an error is a problem document (RFC 9457); on a queue it is the `code` and `reason` of a dead letter.
 """
@@ -221,6 +221,13 @@ class Unavailable(ServiceError):
 
     status = 503
     title = "Temporarily unavailable"
+
+
+class Busy(Unavailable):
+    """Someone else is just changing the same and takes long about it; try again in a few seconds."""
+
+    # On a queue this is about one event, while the database as such is there.
+    may_be_cured = True
 
 
 class NotSignedYet(Unavailable):

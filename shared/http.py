@@ -22,7 +22,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupp
 from aws_lambda_powertools.event_handler.openapi.params import Path, Query
 from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
-from shared import parsing
+from shared import db, parsing
 from shared.errors import (
     Flaw,
     Forbidden,
@@ -105,7 +105,8 @@ class _JsonOnly(APIGatewayHttpResolver):
         headers: dict[str, str] = event.get("headers") or {}
         is_json = headers.get("content-type", "").split(";")[0].strip().lower() in ("", "application/json")
         media_type = "application/json" if is_json or not event.get("body") else "application/octet-stream"
-        answer = super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
+        with db.answering_within(context.get_remaining_time_in_millis()):
+            answer = super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
         return {**answer, "headers": _HEADERS | answer["headers"]}
 
 

@@ -1,7 +1,7 @@
 """Certificates over HTTP: for their learners, for administrators, and for strangers who verify one."""
 
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Body, Path
@@ -260,8 +260,7 @@ def jwk_set() -> Response[Any]:
     responses={200: http.answer(OwnCertificate)} | http.problems(403, 404, 422),
 )
 def revoke(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Response[str]:
-    actor = str(http.caller(app).user_id)
-    return _change(certificate_uid, lambda conn, uid: store.revoke(conn, certificate_uid=uid, reason=body.reason, actor=actor))
+    return _change(certificate_uid, store.revoke, body.reason)
 
 
 @app.post(
@@ -272,8 +271,7 @@ def revoke(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Respons
     responses={200: http.answer(OwnCertificate)} | http.problems(403, 404, 422),
 )
 def reinstate(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Response[str]:
-    actor = str(http.caller(app).user_id)
-    return _change(certificate_uid, lambda conn, uid: store.reinstate(conn, uid, body.reason, actor))
+    return _change(certificate_uid, store.reinstate, body.reason)
 
 
 @app.post(
@@ -284,19 +282,19 @@ def reinstate(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Resp
     responses={200: http.answer(OwnCertificate)} | http.problems(403, 404, 422),
 )
 def reissue(certificate_uid: str, body: Annotated[ReasonBody, Body()]) -> Response[str]:
-    actor = str(http.caller(app).user_id)
-    return _change(certificate_uid, lambda conn, uid: store.reissue(conn, uid, body.reason, actor))
+    return _change(certificate_uid, store.reissue, body.reason)
 
 
-def _change(certificate_uid: str, change: Any) -> Response[str]:
+def _change(certificate_uid: str, change: Any, reason: str) -> Response[str]:
     """Do it, and answer with the certificate as it is then."""
     uid = read_uid(certificate_uid)
+    act, actor = uuid4(), str(http.caller(app).user_id)
     if uid is None:
         raise MistypedCertificateUid
 
     def write(conn: db.Connection) -> Any:
         store.lock_enrollment(conn, uid)
-        change(conn, uid)
+        change(conn, uid, act=act, reason=reason, actor=actor)
         return store.by_uid(conn, uid)
 
     row = db.run(write).fetchone()

@@ -1,7 +1,7 @@
 """Enrolments over HTTP."""
 
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Body, Query
@@ -99,12 +99,14 @@ def reinstate(user_id: http.UserId, course_version_id: UUID, body: Annotated[Rea
 def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *, by_learner: bool = False) -> Response[str]:
     """Decide on the situation as read, and write if it is still so; each further round means that another one got through."""
     key = (learner, course_version_id)
+    act, act_on_certificate = uuid4(), uuid4()
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, [key])
-        left = store.write(conn, [plan] if plan else [])
+        left = store.write(conn, [plan] if plan else [], act=act)
         if plan and plan.revoke_certificate:
-            certificates.revoke(conn, reason=command.reason or "", actor=command.actor, of_revoked=key)
+            reason = command.reason or ""
+            certificates.revoke(conn, act=act_on_certificate, reason=reason, actor=command.actor, of_revoked=key)
         if plan and plan.is_active_again:
             db.complete_enrollments(conn, [key])
         return left, store.detail(conn, *key)
@@ -131,11 +133,11 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
 )
 def reset(user_id: http.UserId, course_version_id: UUID, body: Annotated[ReasonBody, Body()]) -> Response[str]:
     key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
-    actor = str(http.caller(app).user_id)
+    act, actor = uuid4(), str(http.caller(app).user_id)
 
     def write(conn: db.Connection) -> Any:
         administration.lock_alone(conn, *key)
-        administration.start_over(conn, *key, actor=actor, reason=body.reason)
+        administration.start_over(conn, *key, act=act, actor=actor, reason=body.reason)
         db.complete_enrollments(conn, [key])
         return store.detail(conn, *key)
 
@@ -153,11 +155,11 @@ def waive(
     user_id: http.UserId, course_version_id: UUID, requirement_id: UUID, body: Annotated[ReasonBody, Body()]
 ) -> Response[str]:
     key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
-    actor = str(http.caller(app).user_id)
+    act, actor = uuid4(), str(http.caller(app).user_id)
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, [key])
-        item = administration.waive(conn, *key, requirement_id, actor=actor, reason=body.reason)
+        item = administration.waive(conn, *key, requirement_id, act=act, actor=actor, reason=body.reason)
         db.complete_enrollments(conn, [key])
         return item, store.detail(conn, *key)
 
@@ -173,11 +175,11 @@ def waive(
 )
 def withdraw_waiver(user_id: http.UserId, course_version_id: UUID, requirement_id: UUID) -> Response[str]:
     key = (http.learner(app, user_id, EnrollmentNotFound), course_version_id)
-    actor = str(http.caller(app).user_id)
+    act, actor = uuid4(), str(http.caller(app).user_id)
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, [key])
-        item = administration.withdraw_waiver(conn, *key, requirement_id, actor=actor)
+        item = administration.withdraw_waiver(conn, *key, requirement_id, act=act, actor=actor)
         return item, store.detail(conn, *key)
 
     return _with_item(*db.run(write))
@@ -196,7 +198,7 @@ def withdraw_waiver(user_id: http.UserId, course_version_id: UUID, requirement_i
 )
 def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[TransferBody, Body()]) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    actor = str(http.caller(app).user_id)
+    act, actor = uuid4(), str(http.caller(app).user_id)
     if body.to == course_version_id:
         raise Invalid(Flaw("#/to", "expected another course version"))
     keys = [(learner, course_version_id), (learner, body.to)]
@@ -205,7 +207,7 @@ def transfer(user_id: http.UserId, course_version_id: UUID, body: Annotated[Tran
     def write(conn: db.Connection) -> tuple[Any, Any]:
         db.lock_enrollments(conn, keys)
         store.write(conn, [plan] if plan else [], transferred_from=keys[0])
-        carried = administration.carry_over(conn, *keys[0], body.to, at=target.now, actor=actor, reason=body.reason)
+        carried = administration.carry_over(conn, *keys[0], body.to, act=act, at=target.now, actor=actor, reason=body.reason)
         db.complete_enrollments(conn, keys[1:])
         return carried, store.detail(conn, *keys[1])
 

@@ -2,7 +2,7 @@
 
 import time
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Body
@@ -228,11 +228,11 @@ def list_attempts(
 )
 def grant(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID, body: Annotated[AllowanceBody, Body()]) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    actor = str(http.caller(app).user_id)
+    act, actor = uuid4(), str(http.caller(app).user_id)
 
     def write(conn: db.Connection) -> Any:
         db.lock_enrollments(conn, [(learner, course_version_id)])
-        granted = store.grant(conn, learner, course_version_id, quiz_id, body, actor=actor)
+        granted = store.grant(conn, learner, course_version_id, quiz_id, body, act=act, actor=actor)
         return granted, store.quiz_exists(conn, learner, course_version_id, quiz_id)
 
     granted, exists = db.run(write)
@@ -253,10 +253,12 @@ def grant(user_id: http.UserId, course_version_id: UUID, quiz_id: UUID, body: An
     responses={200: http.answer(Regrade), 202: http.answer(Regrade, "Under way")} | http.problems(403, 404, 422),
 )
 def regrade(course_version_id: UUID, quiz_id: UUID, body: Annotated[RegradeBody, Body()]) -> Response[str]:
-    actor = str(http.caller(app).user_id)
+    regrade_id, actor = uuid4(), str(http.caller(app).user_id)
     reason = body.reason or "The answer key of a quiz was corrected."
     until = time.monotonic() + REGRADE_SECONDS
-    job = requested = db.run(lambda conn: regrades.request(conn, course_version_id, quiz_id, body, actor, reason)).fetchone()
+    job = requested = db.run(
+        lambda conn: regrades.request(conn, regrade_id, course_version_id, quiz_id, body, actor, reason)
+    ).fetchone()
     if requested is None:
         raise QuizNotFound
     while job and time.monotonic() < until:

@@ -265,15 +265,17 @@ def lock_enrollment(conn: Connection, certificate_uid: str) -> None:
 
 def revoke(
     conn: Connection,
+    certificate_uid: str | None = None,
     *,
+    act: UUID,
     reason: str,
     actor: str,
-    certificate_uid: str | None = None,
     of_revoked: tuple[UUID, UUID] | None = None,
 ) -> None:
     """Revoke a certificate, named by its uid or by its enrolment if that is revoked, and publish it.
 
-    One that was revoked before keeps its first reason, unless that was only that the completion had been taken back.
+    One that was revoked before keeps its first reason, unless that was only that the completion had been taken back. `act` is
+    the id in the history: here and below, what is there already is not done again.
     """
     conn.execute(
         """
@@ -282,6 +284,7 @@ def revoke(
             SET revoked_at = now(), revocation_reason = %(reason)s, revoked_by = %(actor)s, completion_withdrawn = FALSE
             FROM enrollments e
             WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
                 AND (c.revoked_at IS NULL OR c.completion_withdrawn) AND (
                 c.certificate_uid = %(uid)s OR c.user_id = %(user_id)b::uuid AND c.course_version_id = %(course_version_id)b::uuid
                 AND e.status = 'revoked_by_admin'
@@ -293,9 +296,9 @@ def revoke(
             RETURNING e.sequence, e.status
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT c.user_id, c.course_version_id, 'certificate_revoked', n.status, n.status, now(), %(actor)s, %(reason)s,
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_revoked', n.status, n.status, now(), %(actor)s, %(reason)s,
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM revoked c CROSS JOIN counted n
         )
@@ -307,6 +310,7 @@ def revoke(
         FROM revoked c CROSS JOIN counted n
         """,
         {
+            "act": act,
             "reason": reason,
             "actor": actor,
             "uid": certificate_uid,
@@ -317,7 +321,7 @@ def revoke(
     )
 
 
-def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -> None:
+def reinstate(conn: Connection, certificate_uid: str, *, act: UUID, reason: str, actor: str) -> None:
     """Lift the revocation of a certificate and publish it; one that is not revoked stays as it is."""
     conn.execute(
         """
@@ -325,6 +329,7 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -
             UPDATE certificates
             SET revoked_at = NULL, revocation_reason = NULL, revoked_by = NULL, completion_withdrawn = FALSE
             WHERE certificate_uid = %(uid)s AND revoked_at IS NOT NULL
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
             RETURNING user_id, course_version_id, certificate_uid,
                 CASE WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS status
         ), counted AS (
@@ -333,9 +338,9 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -
             RETURNING e.sequence, e.status
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT c.user_id, c.course_version_id, 'certificate_reinstated', n.status, n.status, now(), %(actor)s, %(reason)s,
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reinstated', n.status, n.status, now(), %(actor)s, %(reason)s,
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reinstated c CROSS JOIN counted n
         )
@@ -346,11 +351,11 @@ def reinstate(conn: Connection, certificate_uid: str, reason: str, actor: str) -
         ), %(traceparent)s::text
         FROM reinstated c CROSS JOIN counted n
         """,
-        {"uid": certificate_uid, "reason": reason, "actor": actor, "traceparent": trace.current()},
+        {"uid": certificate_uid, "act": act, "reason": reason, "actor": actor, "traceparent": trace.current()},
     )
 
 
-def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> None:
+def reissue(conn: Connection, certificate_uid: str, *, act: UUID, reason: str, actor: str) -> None:
     """Make a new snapshot of a certificate, with the learner's name as it is now, keep the old one, and publish it.
 
     Its uid, its date of issue, its expiry and a revocation stay. What the enrolment achieved is taken anew as well, unless it
@@ -369,7 +374,7 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
             FROM certificates c
             JOIN enrollments e ON e.user_id = c.user_id AND e.course_version_id = c.course_version_id
             LEFT JOIN learners l ON l.user_id = c.user_id
-            WHERE c.certificate_uid = %(uid)s
+            WHERE c.certificate_uid = %(uid)s AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
         ), reissued AS (
             UPDATE certificates c
             SET metadata = fresh.metadata, revision = c.revision + 1, status_entry = fresh.status_entry, pdf_url = NULL,
@@ -392,9 +397,9 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
             RETURNING e.sequence, e.status
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT c.user_id, c.course_version_id, 'certificate_reissued', n.status, n.status, now(), %(actor)s, %(reason)s,
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reissued', n.status, n.status, now(), %(actor)s, %(reason)s,
                 jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reissued c CROSS JOIN counted n
         )
@@ -405,7 +410,7 @@ def reissue(conn: Connection, certificate_uid: str, reason: str, actor: str) -> 
         ), %(traceparent)s::text
         FROM reissued c CROSS JOIN counted n
         """,
-        {"uid": certificate_uid, "reason": reason, "actor": actor, "traceparent": trace.current()},
+        {"uid": certificate_uid, "act": act, "reason": reason, "actor": actor, "traceparent": trace.current()},
     )
 
 

@@ -1,4 +1,8 @@
-"""The SQL of what administrators do to an enrolment beyond its status: starting over, waivers, transfer; and its history."""
+"""The SQL of what administrators do to an enrolment beyond its status: starting over, waivers, transfer; and its history.
+
+An `act` is the id of its entry in the history, drawn before: what is there already is not done again. So the same statement may
+come twice when nobody knows what became of the first one.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +26,7 @@ def lock_alone(conn: Connection, user_id: UUID, course_version_id: UUID) -> None
     conn.execute("SELECT FROM enrollments WHERE user_id = %b AND course_version_id = %b FOR UPDATE", [user_id, course_version_id])
 
 
-def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, actor: str, reason: str) -> None:
+def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, act: UUID, actor: str, reason: str) -> None:
     """Set progress and attempts aside, take `completed_at` back, make a completed enrolment active; publish it.
 
     Lock the enrolment alone before, and complete it after: what is waived stays so.
@@ -33,6 +37,7 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
             -- Not now(), which is of before the lock was waited for.
             SELECT user_id, course_version_id, status, clock_timestamp() AS at FROM enrollments
             WHERE user_id = %(user_id)b AND course_version_id = %(course_version_id)b
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
         ), reset AS (
             UPDATE enrollments e
             SET reset_at = b.at, completed_at = NULL, sequence = e.sequence + 1,
@@ -44,9 +49,10 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
             RETURNING e.user_id, e.course_version_id, b.status AS from_status, e.status, e.sequence, e.reset_at
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
             )
-            SELECT user_id, course_version_id, 'reset', from_status, status, reset_at, %(actor)s, %(reason)s, sequence FROM reset
+            SELECT %(act)b, user_id, course_version_id, 'reset', from_status, status, reset_at, %(actor)s, %(reason)s, sequence
+            FROM reset
             RETURNING id
         ), lesson AS (
             DELETE FROM lesson_progress p USING reset r
@@ -85,6 +91,7 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
         {
             "user_id": user_id,
             "course_version_id": course_version_id,
+            "act": act,
             "actor": actor,
             "reason": reason,
             "traceparent": trace.current(),
@@ -93,7 +100,7 @@ def start_over(conn: Connection, user_id: UUID, course_version_id: UUID, *, acto
 
 
 def waive(
-    conn: Connection, user_id: UUID, course_version_id: UUID, requirement_id: UUID, *, actor: str, reason: str
+    conn: Connection, user_id: UUID, course_version_id: UUID, requirement_id: UUID, *, act: UUID, actor: str, reason: str
 ) -> Cursor[tuple[int]]:
     """Let a lesson or a quiz count as fulfilled from now on; one that is waived already stays so since then.
 
@@ -110,13 +117,14 @@ def waive(
         ), waived AS (
             INSERT INTO requirement_waivers (user_id, course_version_id, requirement_id, actor, reason)
             SELECT user_id, course_version_id, id, %(actor)s, %(reason)s FROM item
+            WHERE NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
             ON CONFLICT DO NOTHING
             RETURNING requirement_id
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT i.user_id, i.course_version_id, 'waived', i.status, i.status, now(), %(actor)s, %(reason)s,
+            SELECT %(act)b, i.user_id, i.course_version_id, 'waived', i.status, i.status, now(), %(actor)s, %(reason)s,
                 jsonb_build_object('requirement_id', w.requirement_id)
             FROM item i CROSS JOIN waived w
         )
@@ -126,6 +134,7 @@ def waive(
             "user_id": user_id,
             "course_version_id": course_version_id,
             "requirement_id": requirement_id,
+            "act": act,
             "actor": actor,
             "reason": reason,
         },
@@ -133,7 +142,7 @@ def waive(
 
 
 def withdraw_waiver(
-    conn: Connection, user_id: UUID, course_version_id: UUID, requirement_id: UUID, *, actor: str
+    conn: Connection, user_id: UUID, course_version_id: UUID, requirement_id: UUID, *, act: UUID, actor: str
 ) -> Cursor[tuple[int]]:
     """Take a waiver back, if there is one; an enrolment that it completed stays completed.
 
@@ -149,28 +158,45 @@ def withdraw_waiver(
         ), withdrawn AS (
             DELETE FROM requirement_waivers w USING item i
             WHERE w.user_id = i.user_id AND w.course_version_id = i.course_version_id AND w.requirement_id = i.id
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
             RETURNING w.requirement_id
         ), history AS (
-            INSERT INTO enrollment_history (user_id, course_version_id, type, from_status, to_status, occurred_at, actor, details)
-            SELECT i.user_id, i.course_version_id, 'waiver_withdrawn', i.status, i.status, now(), %(actor)s,
+            INSERT INTO enrollment_history (
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, details
+            )
+            SELECT %(act)b, i.user_id, i.course_version_id, 'waiver_withdrawn', i.status, i.status, now(), %(actor)s,
                 jsonb_build_object('requirement_id', w.requirement_id)
             FROM item i CROSS JOIN withdrawn w
         )
         SELECT 1 FROM item
         """,
-        {"user_id": user_id, "course_version_id": course_version_id, "requirement_id": requirement_id, "actor": actor},
+        {
+            "user_id": user_id,
+            "course_version_id": course_version_id,
+            "requirement_id": requirement_id,
+            "act": act,
+            "actor": actor,
+        },
     )
 
 
 def carry_over(
-    conn: Connection, user_id: UUID, course_version_id: UUID, to: UUID, *, at: datetime, actor: str, reason: str | None
+    conn: Connection,
+    user_id: UUID,
+    course_version_id: UUID,
+    to: UUID,
+    *,
+    act: UUID,
+    at: datetime,
+    actor: str,
+    reason: str | None,
 ) -> Cursor[tuple[int]]:
     """Carry progress and passed attempts over to the learner's enrolment in another course version, where ids are equal.
 
     `at` is when. Lessons are merged as reports are. Attempts become copies, numbered after those that are there, which keep
     what they were graded by; each is carried over once, however often this is repeated. What newly counts there is published.
-    Nothing is done unless both enrolments are active or completed: no row then. Lock both before, and complete the other one
-    after.
+    Nothing is done unless both enrolments are active or completed: no row then, unless the act was done before. Lock both
+    before, and complete the other one after.
     """
     return conn.execute(
         """
@@ -180,15 +206,16 @@ def carry_over(
             JOIN enrollments t ON t.user_id = f.user_id AND t.course_version_id = %(to)b
             WHERE f.user_id = %(user_id)b AND f.course_version_id = %(course_version_id)b
                 AND f.status IN ('active', 'completed') AND t.status IN ('active', 'completed')
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT user_id, from_id, 'transferred', from_status, from_status, %(at)b::timestamptz, %(actor)s, %(reason)s,
+            SELECT %(act)b, user_id, from_id, 'transferred', from_status, from_status, %(at)b::timestamptz, %(actor)s, %(reason)s,
                 jsonb_build_object('to', to_id)
             FROM way
             UNION ALL
-            SELECT user_id, to_id, 'transferred', status, status, %(at)b::timestamptz, %(actor)s, %(reason)s,
+            SELECT gen_random_uuid(), user_id, to_id, 'transferred', status, status, %(at)b::timestamptz, %(actor)s, %(reason)s,
                 jsonb_build_object('from', from_id)
             FROM way
         ), lesson AS (
@@ -261,11 +288,14 @@ def carry_over(
             FROM news n CROSS JOIN numbered s
         )
         SELECT 1 FROM way
+        UNION ALL
+        SELECT 1 FROM enrollment_history WHERE id = %(act)b
         """,
         {
             "user_id": user_id,
             "course_version_id": course_version_id,
             "to": to,
+            "act": act,
             "at": at,
             "actor": actor,
             "reason": reason,

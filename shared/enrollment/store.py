@@ -34,12 +34,14 @@ def situations(conn: Connection, keys: Sequence[tuple[UUID, UUID]]) -> Cursor[Si
 
 
 def write(
-    conn: Connection, plans: Sequence[Plan], *, transferred_from: tuple[UUID, UUID] | None = None
+    conn: Connection, plans: Sequence[Plan], *, act: UUID | None = None, transferred_from: tuple[UUID, UUID] | None = None
 ) -> Cursor[tuple[UUID, UUID]]:
     """Carry out plans whose situation is still as it was read, with history and events; the rest is left to be read again.
 
     A plan that is part of a transfer is left, too, if the enrolment that the learner comes from has been cancelled or revoked.
     Gives the keys of those that are left; there are none unless someone else came in between. Lock the enrolments before.
+
+    A single change may have an `act`, its id in the history: if that is there, the change was made before, and none is left.
     """
     source_user, source_version = transferred_from or (None, None)
     enrollments = [
@@ -149,10 +151,10 @@ def write(
             JOIN written w ON w.user_id = c.user_id AND w.course_version_id = c.course_version_id
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, sequence
             )
-            SELECT user_id, course_version_id, split_part(event, '.', 2), from_status, to_status, occurred_at, actor, reason,
-                sequence
+            SELECT coalesce(%b::uuid, gen_random_uuid()), user_id, course_version_id, split_part(event, '.', 2), from_status,
+                to_status, occurred_at, actor, reason, sequence
             FROM told ORDER BY user_id, course_version_id, sequence
         ), events AS (
             INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
@@ -162,9 +164,20 @@ def write(
             )), coalesce(traceparent, %s::text)
             FROM told
         )
-        SELECT user_id, course_version_id FROM i EXCEPT SELECT user_id, course_version_id FROM written
+        SELECT user_id, course_version_id FROM i WHERE NOT EXISTS (SELECT FROM enrollment_history WHERE id = %b::uuid)
+        EXCEPT
+        SELECT user_id, course_version_id FROM written
         """,
-        [*columns(enrollments, 23), source_user, source_user, source_version, *columns(changes, 10), trace.current()],
+        [
+            *columns(enrollments, 23),
+            source_user,
+            source_user,
+            source_version,
+            *columns(changes, 10),
+            act,
+            trace.current(),
+            act,
+        ],
         binary=True,
     )
 

@@ -37,17 +37,23 @@ class Job:
     after_course_version_id: UUID | None
 
 
-def request(conn: Connection, course_version_id: UUID, quiz_id: UUID, body: RegradeBody, actor: str, reason: str) -> Cursor[Job]:
-    """Note down a regrade that the caller works on first, with its horizon as in `lease`. No row: there is no such quiz."""
+def request(
+    conn: Connection, regrade_id: UUID, course_version_id: UUID, quiz_id: UUID, body: RegradeBody, actor: str, reason: str
+) -> Cursor[Job]:
+    """Note down a regrade that the caller works on first, with its horizon as in `lease`; one of this id is there once.
+
+    No row: there is no such quiz.
+    """
     return conn.cursor(row_factory=class_row(Job)).execute(
         """
-        INSERT INTO quiz_regrades (course_version_id, quiz_id, dry_run, take_away, actor, reason, leased_until, horizon)
-        SELECT course_version_id, quiz_id, %s, %s, %s, %s, now() + make_interval(secs => %s),
+        INSERT INTO quiz_regrades (id, course_version_id, quiz_id, dry_run, take_away, actor, reason, leased_until, horizon)
+        SELECT %b, course_version_id, quiz_id, %s, %s, %s, %s, now() + make_interval(secs => %s),
             pg_snapshot_xmax(pg_current_snapshot())
         FROM course_version_quizzes WHERE course_version_id = %b AND quiz_id = %b
+        ON CONFLICT (id) DO UPDATE SET leased_until = excluded.leased_until
         RETURNING id, course_version_id, quiz_id, dry_run, take_away, actor, reason, after_user_id, after_course_version_id
         """,
-        [body.dry_run, body.take_away, actor, reason, LEASE_SECONDS, course_version_id, quiz_id],
+        [regrade_id, body.dry_run, body.take_away, actor, reason, LEASE_SECONDS, course_version_id, quiz_id],
     )
 
 

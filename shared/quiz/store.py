@@ -411,11 +411,12 @@ def run_out(conn: Connection, limit: int) -> Cursor[RunOut]:
 
 
 def grant(
-    conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, body: AllowanceBody, *, actor: str
+    conn: Connection, user_id: UUID, course_version_id: UUID, quiz_id: UUID, body: AllowanceBody, *, act: UUID, actor: str
 ) -> Cursor[Allowance]:
     """Grant a learner more attempts and more time at a quiz, instead of what was granted before; an open attempt gets it too.
 
-    No row: the enrolled course version has no such quiz. Lock the enrolment before.
+    No row: the enrolled course version has no such quiz. Lock the enrolment before. `act` is the id in the history: what is there
+    already is not done again.
     """
     return conn.cursor(row_factory=class_row(Allowance)).execute(
         """
@@ -428,15 +429,16 @@ def grant(
         ), granted AS (
             INSERT INTO quiz_allowances AS w (user_id, course_version_id, quiz_id, extra_attempts, extra_time_percentage)
             SELECT user_id, course_version_id, quiz_id, %(extra_attempts)s, %(extra_time_percentage)s FROM quiz
+            WHERE NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
             ON CONFLICT (user_id, course_version_id, quiz_id) DO UPDATE
             SET extra_attempts = excluded.extra_attempts, extra_time_percentage = excluded.extra_time_percentage
             WHERE (w.extra_attempts, w.extra_time_percentage) <> (excluded.extra_attempts, excluded.extra_time_percentage)
             RETURNING quiz_id
         ), history AS (
             INSERT INTO enrollment_history (
-                user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
+                id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT q.user_id, q.course_version_id, 'allowance_changed', q.status, q.status, now(), %(actor)s, %(reason)s,
+            SELECT %(act)b, q.user_id, q.course_version_id, 'allowance_changed', q.status, q.status, now(), %(actor)s, %(reason)s,
                 jsonb_build_object(
                     'quiz_id', q.quiz_id, 'extra_attempts', %(extra_attempts)s::int,
                     'extra_time_percentage', %(extra_time_percentage)s::int
@@ -447,12 +449,14 @@ def grant(
             FROM quiz q
             WHERE a.user_id = q.user_id AND a.enrolled_course_version_id = q.course_version_id AND a.quiz_id = q.quiz_id
                 AND a.completed_at IS NULL AND a.expires_at IS NOT NULL
+                AND NOT EXISTS (SELECT FROM enrollment_history WHERE id = %(act)b)
         )
         SELECT quiz_id, %(extra_attempts)s::int AS extra_attempts, %(extra_time_percentage)s::int AS extra_time_percentage,
             max_attempts::bigint + %(extra_attempts)s AS max_attempts, seconds AS time_limit_seconds
         FROM quiz
         """,
-        {"user_id": user_id, "course_version_id": course_version_id, "quiz_id": quiz_id, "actor": actor} | body.model_dump(),
+        {"user_id": user_id, "course_version_id": course_version_id, "quiz_id": quiz_id, "act": act, "actor": actor}
+        | body.model_dump(),
     )
 
 

@@ -548,7 +548,7 @@ def test_a_transfer_does_nothing_once_the_enrolment_it_comes_from_is_revoked(ser
 
     assert db.run(lambda conn: store.write(conn, [plan], transferred_from=source)).fetchall() == [key]
     carried = db.run(
-        lambda conn: administration.carry_over(conn, *source, key[1], at=situation.now, actor="someone", reason=None)
+        lambda conn: administration.carry_over(conn, *source, key[1], act=uuid4(), at=situation.now, actor="someone", reason=None)
     )
     assert carried.fetchall() == []
     assert service.admin("GET", base(target)).status == 404
