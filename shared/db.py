@@ -193,6 +193,25 @@ def lock_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> N
     )
 
 
+def locked_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> psycopg.Cursor[tuple[UUID, UUID]]:
+    """Those of these enrolments that someone else holds locked at this moment."""
+    return conn.execute(
+        """
+        WITH asked AS (
+            SELECT e.user_id, e.course_version_id FROM enrollments e
+            JOIN unnest(%b::uuid[], %b::uuid[]) AS k (user_id, course_version_id)
+                ON e.user_id = k.user_id AND e.course_version_id = k.course_version_id
+        ), free AS (
+            SELECT e.user_id, e.course_version_id FROM enrollments e
+            JOIN asked a ON a.user_id = e.user_id AND a.course_version_id = e.course_version_id
+            FOR NO KEY UPDATE OF e SKIP LOCKED
+        )
+        SELECT user_id, course_version_id FROM asked EXCEPT SELECT user_id, course_version_id FROM free
+        """,
+        columns(list(keys), 2),
+    )
+
+
 def complete_enrollments(conn: Connection, keys: Collection[tuple[UUID, UUID]]) -> None:
     """Complete those of these enrolments whose required items are all fulfilled. They must have been locked before.
 

@@ -16,7 +16,7 @@ import psycopg
 from pydantic import BaseModel, Field, PlainValidator, StringConstraints, ValidationError
 
 from shared import db, outbox, settings, trace
-from shared.errors import BeyondLimits, Flaw, Invalid, Malformed, ServiceError, flaws
+from shared.errors import BeyondLimits, Busy, Flaw, Invalid, Malformed, ServiceError, flaws
 from shared.observability import count, logger
 from shared.parsing import Text, Time, loads
 
@@ -160,9 +160,17 @@ def work(
 
 
 def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> dict[int, ServiceError]:
-    """Halve what the database refuses for its data until the culprit stands alone."""
+    """Halve what the database refuses for its data until the culprit stands alone; leave out whose enrolment is locked."""
     try:
         return take(incoming)
+    except Busy as error:
+        locked = _locked(incoming) if again else set()
+        if not locked:
+            # Something else is, or another one by now: the messages come again.
+            raise
+        free = [n for n in range(len(incoming)) if n not in locked]
+        refused = _take(take, [incoming[n] for n in free], again=False) if free else {}
+        return dict.fromkeys(locked, error) | {free[n]: e for n, e in refused.items()}
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         if len(incoming) == 1 and again:
             # Someone else may have taken the same id at the same moment; the second try sees it and says what is wrong.
@@ -172,6 +180,16 @@ def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> d
             return {0: DatabaseRefused(f"The database refused it: {error.diag.constraint_name or error.sqlstate}.")}
         half = len(incoming) // 2
         return _take(take, incoming[:half]) | {n + half: e for n, e in _take(take, incoming[half:]).items()}
+
+
+def _locked(incoming: list[Incoming[Any]]) -> set[int]:
+    """Which events are about enrolments that someone else holds locked at this moment."""
+    keys = {
+        n: (getattr(i.event.data, "user_id", None), getattr(i.event.data, "course_version_id", None))
+        for n, i in enumerate(incoming)
+    }
+    locked = set(db.run(lambda conn: db.locked_enrollments(conn, {key for key in keys.values() if None not in key})).fetchall())
+    return {n for n, key in keys.items() if key in locked}
 
 
 def _set_apart(

@@ -56,5 +56,5 @@ def test_what_the_code_itself_breaks_off_is_undone(stage: tuple[Service, Wire]):
 
     with pytest.raises(ZeroDivisionError):
         db.run(work)
-    assert service.rows("SELECT FROM learners WHERE user_id = '00000000-0000-4000-8000-0000000000ff'") == []
+    assert service.rows("SELECT 1 FROM learners WHERE user_id = '00000000-0000-4000-8000-0000000000ff'") == []
     assert db.run(lambda conn: conn.execute("SELECT 1")).fetchone() == (1,)

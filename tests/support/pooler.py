@@ -50,6 +50,7 @@ def pooled(url: str, folder: Path) -> Generator[str]:
         listen_addr = 127.0.0.1
         listen_port = {port}
         unix_socket_dir =
+        admin_users = learner_progress
         auth_type = trust
         auth_file = {folder}/users.txt
         pool_mode = transaction

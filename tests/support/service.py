@@ -248,6 +248,8 @@ class Service:
         """What a statement gives, each row as a dictionary."""
         with psycopg.connect(self.database_url, autocommit=True) as conn:
             cursor = conn.cursor(row_factory=dict_row).execute(query, parameters)
+            # A result of rows without columns would look like none.
+            assert bool(cursor.description) == (cursor.rownumber is not None), "SELECT something"
             return cursor.fetchall() if cursor.description else []
 
     def dead_letters(self) -> list[dict[str, Any]]:
