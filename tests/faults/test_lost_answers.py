@@ -10,7 +10,7 @@ from tests.support.service import Service
 from tests.support.wire import Fault, Wire
 
 #: An answer that breaks off differs from one that is lost in psycopg alone, so that one operation is enough.
-FAULTS: list[Fault] = ["cut before", "answer lost"]
+FAULTS: list[Fault] = ["cut before", "answer lost", "commit lost"]
 
 
 @pytest.mark.parametrize("operation", scenes.HTTP + scenes.QUEUES + scenes.CLOCK, ids=str)

@@ -11,8 +11,12 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 #: What happens to a transaction: it never reaches the server; it is done, and its answer, or the end of it, does not come back,
-#: since the connection is reset; or nothing is cut and nobody ever answers, before it is done or after.
-Fault = Literal["cut before", "answer lost", "answer cut", "silent before", "silent after"]
+#: since the connection is reset; its statements are answered, and the connection ends before it is committed; or nothing is cut
+#: and nobody ever answers, before it is done or after.
+Fault = Literal["cut before", "answer lost", "answer cut", "commit lost", "silent before", "silent after"]
+
+#: What asks for the end of a transaction, and what merely asks for the answers so far.
+_SYNC, _FLUSH = b"S\x00\x00\x00\x04", b"H\x00\x00\x00\x04"
 
 #: The server waits for the next transaction: whatever came before is committed.
 _READY = b"Z\x00\x00\x00\x05I"
@@ -131,6 +135,14 @@ def _relay(client: socket.socket, wire: Wire) -> None:
                     if fault == "silent before":
                         wire.on_fault()
                         _listen(client)
+                        return
+                    if fault == "commit lost":
+                        wire.on_fault()
+                        server.sendall(data.replace(_SYNC, _FLUSH))
+                        server.settimeout(0.2)
+                        with contextlib.suppress(TimeoutError):
+                            while answer := server.recv(1 << 16):
+                                client.sendall(answer)
                         return
                     server.sendall(data)
                 else:
