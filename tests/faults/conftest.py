@@ -75,6 +75,9 @@ def leading_to(url: str) -> Generator[None]:
 @pytest.fixture(scope="module")
 def stage(server_url: str, template_database: str, s3: str) -> Generator[tuple[Service, Wire]]:
     """The service on a database for all scenes of a module, and the wire between them."""
-    with created(server_url, f"faults_{uuid4().hex[:12]}", template_database) as url:
-        with counted(as_role(url, "learner_progress_app")) as wire, leading_to(wire.url):
-            yield Service(url), wire
+    with (
+        created(server_url, f"faults_{uuid4().hex[:12]}", template_database) as url,
+        counted(as_role(url, "learner_progress_app")) as wire,
+        leading_to(wire.url),
+    ):
+        yield Service(url), wire

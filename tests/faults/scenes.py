@@ -148,8 +148,8 @@ class Scene:
         }
         queries = {
             "enrollments": """
-                SELECT course_version_id::text AS version, status, sequence, command, confirmed, completed_at IS NOT NULL AS completed,
-                    reset_at IS NOT NULL AS reset, source_of_enrollment
+                SELECT course_version_id::text AS version, status, sequence, command, confirmed,
+                    completed_at IS NOT NULL AS completed, reset_at IS NOT NULL AS reset, source_of_enrollment
                 FROM enrollments WHERE user_id = %s ORDER BY sequence, 1
             """,
             "history": """
@@ -157,7 +157,8 @@ class Scene:
                 WHERE user_id = %s ORDER BY position
             """,
             "published": """
-                SELECT type, data ->> 'course_version_id' AS version, (data ->> 'sequence')::int AS sequence, data ->> 'status' AS status
+                SELECT type, data ->> 'course_version_id' AS version, (data ->> 'sequence')::int AS sequence,
+                    data ->> 'status' AS status
                 FROM outbox WHERE data ->> 'user_id' = %s AND destination = 'bus' ORDER BY 2, 3, 1
             """,
             "set apart": "SELECT queue, code, tries FROM outbox WHERE body LIKE '%%' || %s || '%%' ORDER BY body",

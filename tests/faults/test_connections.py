@@ -1,25 +1,18 @@
 """Connections that are cut, that lead to nobody, or on which nobody answers; and clients that are gone."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import psycopg
 import pytest
 
 from shared import db
 from shared.errors import Unavailable
-from tests.conftest import as_role, database
-from tests.faults.conftest import leading_to, note
+from tests.faults.conftest import note
 from tests.faults.scenes import Scene
-from tests.support import pooler, whole
+from tests.support import whole
 from tests.support.processes import processes
 from tests.support.service import Context, Service, event, record
 from tests.support.wire import Fault, Wire
@@ -94,65 +87,6 @@ def test_a_worker_whose_statement_is_never_answered_gives_its_messages_back(stag
     ]
     assert whole.broken(service) == {}
     note(fault, "message")
-
-
-@contextmanager
-def console(url: str) -> Generator[Callable[[str], object]]:
-    """PgBouncer's own console."""
-    parts = urlsplit(url)
-    with psycopg.connect(
-        host=parts.hostname, port=parts.port, user="learner_progress", dbname="pgbouncer", autocommit=True
-    ) as conn:
-        yield conn.execute
-
-
-def test_a_failover_of_the_pooler_loses_nothing_that_was_acknowledged(server_url: str, service: Service):
-    db.close()
-    name = service.database_url.rpartition("/")[2]
-    scene = Scene(service)
-    with TemporaryDirectory(prefix="learner-progress-") as folder, pooler.pooled(server_url, Path(folder)) as pooled:
-        url = as_role(database(pooled, name), "learner_progress_app")
-        with leading_to(url), console(pooled) as command:
-            acknowledged: list[tuple[str, float]] = []
-            refused: list[float] = []
-            stop = threading.Event()
-
-            def client() -> None:
-                while not stop.is_set():
-                    learner = str(uuid4())
-                    start = time.monotonic()
-                    answer = service.admin("PUT", f"/users/{learner}/enrollments/{scene.version['course_version_id']}")
-                    assert time.monotonic() - start < SECONDS
-                    assert answer.status in (201, 503), answer.text
-                    if answer.status == 201:
-                        acknowledged.append((learner, time.monotonic()))
-                    else:
-                        refused.append(time.monotonic())
-                        time.sleep(0.05)
-                db.close()
-
-            threads = [threading.Thread(target=client) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            recoveries: list[float] = []
-            for commands in (["KILL {}", "RESUME {}"], ["PAUSE {}", "RESUME {}"], ["RECONNECT {}"], ["KILL {}", "RESUME {}"]):
-                time.sleep(0.3)
-                for text in commands:
-                    command(text.format(name))
-                    time.sleep(0.3)
-                resumed = time.monotonic()
-                while not any(at > resumed for _, at in list(acknowledged)):
-                    assert time.monotonic() - resumed < 10
-                    time.sleep(0.01)
-                recoveries.append(time.monotonic() - resumed)
-            stop.set()
-            for thread in threads:
-                thread.join()
-    there = {row["user_id"] for row in service.rows("SELECT user_id::text FROM enrollments")}
-    lost = {learner for learner, _ in acknowledged} - there
-    note("pooler KILL, PAUSE, RECONNECT", "enrol", cases=len(acknowledged), lost=len(lost), recovery=max(recoveries))
-    assert lost == set()
-    assert whole.broken(service) == {}
 
 
 def test_the_statement_of_a_function_that_was_ended_ends_soon(service: Service, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
-"""The database says no in every way that it can: callers get 503 and a time to try again, queues their messages, and it passes."""
+"""The database says no in every way that it can: callers get 503, queues their messages again, and it passes."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -240,12 +241,10 @@ def test_a_disk_that_is_full_stops_writing_alone_and_writing_goes_on_when_there_
         scene = Scene(service)
         scene.enrol()
         service.rows("CREATE TABLE filler (x text)")
-        with pytest.raises(psycopg.errors.DiskFull):
-            while True:
-                service.rows("INSERT INTO filler SELECT repeat('x', 900) FROM generate_series(1, 4000)")
-        with pytest.raises(psycopg.errors.DiskFull):
-            while True:
-                service.rows("INSERT INTO filler SELECT repeat('x', 900) FROM generate_series(1, 8)")
+        for rows in (4000, 8):
+            with contextlib.suppress(psycopg.errors.DiskFull):
+                while True:
+                    service.rows("INSERT INTO filler SELECT repeat('x', 900) FROM generate_series(1, %s)", rows)
         # What fits into pages that are there already is still written; sooner or later one is full.
         taken = [uuid4() for _ in range(3000)]
         outcomes: dict[int, list[str]] = {}
