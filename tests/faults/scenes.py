@@ -20,20 +20,17 @@ class Scene:
     service: Service
     user: str = field(default_factory=lambda: str(uuid4()))
     version: dict[str, Any] = field(default_factory=lambda: course(lessons=1, quizzes=[quiz(required=False)]))
+    #: Whether the service hears of course versions and learner beforehand.
+    is_known: bool = True
     #: What a preparation found, for the operation.
     found: str = ""
 
     def __post_init__(self) -> None:
         edition = {"course_version_id": str(uuid4()), "version": "2014B"}
         self.edition = self.version | edition
-        self.service.send(
-            "catalog",
-            [
-                event("course_version.published", self.version),
-                event("course_version.published", self.edition),
-                event("learner.updated", {"user_id": self.user, "name": "Ada"}),
-            ],
-        )
+        if self.is_known:
+            versions = [event("course_version.published", version) for version in (self.version, self.edition)]
+            self.service.send("catalog", [*versions, event("learner.updated", {"user_id": self.user, "name": "Ada"})])
 
     @property
     def ids(self) -> dict[str, str]:
