@@ -184,12 +184,13 @@ def _take(take: Take, incoming: list[Incoming[Any]], *, again: bool = True) -> d
 
 def _locked(incoming: list[Incoming[Any]]) -> set[int]:
     """Which events are about enrolments that someone else holds locked at this moment."""
-    keys = {
-        n: (getattr(i.event.data, "user_id", None), getattr(i.event.data, "course_version_id", None))
-        for n, i in enumerate(incoming)
+    about = {
+        n: (item.event.data.user_id, item.event.data.course_version_id)
+        for n, item in enumerate(incoming)
+        if hasattr(item.event.data, "user_id") and hasattr(item.event.data, "course_version_id")
     }
-    locked = set(db.run(lambda conn: db.locked_enrollments(conn, {key for key in keys.values() if None not in key})).fetchall())
-    return {n for n, key in keys.items() if key in locked}
+    locked = set(db.run(lambda conn: db.locked_enrollments(conn, set(about.values()))).fetchall())
+    return {n for n, key in about.items() if key in locked}
 
 
 def _set_apart(

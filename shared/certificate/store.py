@@ -298,8 +298,8 @@ def revoke(
             INSERT INTO enrollment_history (
                 id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_revoked', n.status, n.status, now(), %(actor)s, %(reason)s,
-                jsonb_build_object('certificate_uid', c.certificate_uid)
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_revoked', n.status, n.status, now(), %(actor)s,
+                %(reason)s, jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM revoked c CROSS JOIN counted n
         )
         INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
@@ -340,8 +340,8 @@ def reinstate(conn: Connection, certificate_uid: str, *, act: UUID, reason: str,
             INSERT INTO enrollment_history (
                 id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reinstated', n.status, n.status, now(), %(actor)s, %(reason)s,
-                jsonb_build_object('certificate_uid', c.certificate_uid)
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reinstated', n.status, n.status, now(), %(actor)s,
+                %(reason)s, jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reinstated c CROSS JOIN counted n
         )
         INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
@@ -399,8 +399,8 @@ def reissue(conn: Connection, certificate_uid: str, *, act: UUID, reason: str, a
             INSERT INTO enrollment_history (
                 id, user_id, course_version_id, type, from_status, to_status, occurred_at, actor, reason, details
             )
-            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reissued', n.status, n.status, now(), %(actor)s, %(reason)s,
-                jsonb_build_object('certificate_uid', c.certificate_uid)
+            SELECT %(act)b, c.user_id, c.course_version_id, 'certificate_reissued', n.status, n.status, now(), %(actor)s,
+                %(reason)s, jsonb_build_object('certificate_uid', c.certificate_uid)
             FROM reissued c CROSS JOIN counted n
         )
         INSERT INTO outbox (destination, type, occurred_at, data, traceparent)

@@ -1,6 +1,10 @@
-"""A function that is killed at any of its transactions, before it is done or after, and is invoked again."""
+"""A function that is killed at any of its transactions, before it is done or after, and is invoked again.
+
+`FAULTS=all` kills before each transaction as well as after each.
+"""
 
 import json
+import os
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -66,7 +70,8 @@ def test_a_worker_killed_at_any_transaction_and_invoked_again_ends_as_if_undistu
 
     expected = after(None, 0)
     assert json.dumps(expected).count("malformed") == 1
-    for fault in ("cut before", "answer lost"):
+    faults: list[Fault] = ["cut before", "answer lost"]
+    for fault in faults:
         transactions = 0
         while True:
             seen = after(fault, transactions)
@@ -75,6 +80,9 @@ def test_a_worker_killed_at_any_transaction_and_invoked_again_ends_as_if_undistu
                 break
             note(f"killed, {'before' if fault == 'cut before' else 'after'} commit", operation.name)
             transactions += 1
+            # What was not begun is for the database what comes after the end of the one before.
+            if fault == "cut before" and os.environ.get("FAULTS") != "all":
+                break
         assert transactions > 0
     assert whole.broken(service) == {}
     db.close()

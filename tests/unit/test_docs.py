@@ -37,3 +37,16 @@ def test_every_relative_link_leads_somewhere(root: Path):
 def test_every_invariant_is_in_the_table_of_what_to_do(root: Path):
     documented = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", (root / "docs/operations.md").read_text()))
     assert verify.invariants()[1].keys() <= documented
+
+
+def test_every_test_that_a_guarantee_names_is_there(root: Path):
+    """A promise without its test would be a claim."""
+    names = 0
+    folder = root / "tests/faults"
+    for line in (root / "docs/guarantees.md").read_text().splitlines():
+        # A file that stands before it says where, else it is one of the tests of faults.
+        for file, name in re.findall(r"(?:`(tests/[\w/]+\.py)`: )?`(test_\w+)`", line):
+            pages = [root / file] if file else list(folder.glob("test_*.py"))
+            assert any(re.search(rf"^def {name}\(", page.read_text(), re.MULTILINE) for page in pages), name
+            names += 1
+    assert names > 20
