@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import batched
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -152,7 +152,8 @@ def _grade_by_present_key(rows: Rows) -> None:
     quizzes = {(row["key_course_version_id"], row["quiz_id"]) for row in rows}
     body = RegradeBody(dry_run=False)
     for quiz in sorted(quizzes):
-        db.run(lambda conn: regrades.request(conn, *quiz, body, ACTOR, REASON))
+        regrade_id = uuid4()
+        db.run(lambda conn: regrades.request(conn, regrade_id, *quiz, body, ACTOR, REASON))
 
 
 def _regrade(rows: Rows) -> None:

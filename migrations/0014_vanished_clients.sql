@@ -1,9 +1,6 @@
 -- A function that Lambda has ended no longer waits for its statement, which would hold its locks until it is done, for as long as
 -- 25 seconds. With this the server looks after its client every two seconds while a statement runs.
 
-SET LOCAL lock_timeout = '4s';
-SET LOCAL statement_timeout = '60s';
-
 DO $$
 DECLARE
     name text;
