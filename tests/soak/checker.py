@@ -241,7 +241,7 @@ def check(
     at_rest: bool,
 ) -> list[Anomaly]:
     """All that has no explanation; `at_rest` says that nothing is under way any more."""
-    checker = Checker(world, operations(log, rests), faults, tables, at_rest=at_rest)
+    checker = Checker(world, operations(log, rests), faults, tables, dead, at_rest=at_rest)
     checker.answers(log)
     checker.dead_letters(dead)
     checker.feed(feed)
@@ -260,6 +260,7 @@ class Checker:
         operations: dict[str, Operation],
         faults: list[dict[str, Any]],
         tables: dict[str, Any],
+        dead: list[dict[str, Any]],
         *,
         at_rest: bool,
     ) -> None:
@@ -285,9 +286,10 @@ class Checker:
         self.keys = {(row["course_version_id"], row["quiz_id"], row["key_version"]): row["questions"] for row in tables["keys"]}
         self.current = {(row["course_version_id"], row["quiz_id"]): row["key_version"] for row in tables["quizzes"]}
         self.all_attempts = {row["id"]: row for row in [*tables["attempts"], *tables["attempts_aside"]]}
-        for row in tables["outbox"]:
-            if row["destination"] == "dead_letter_queue" and (one := operations.get(name_of(row["body"]))):
-                one.dead.add(row["code"])
+        # Both, since what is not read from its queue yet is in the outbox, and a later complaint takes the place of an older one.
+        for row in [*dead, *(row for row in tables["outbox"] if row["destination"] == "dead_letter_queue")]:
+            if one := operations.get(name_of(row["body"])):
+                one.dead.add(row.get("code", ""))
         #: The state that each enrolment was in from when to when, as its history has it.
         self.states: dict[Key, list[State]] = {}
         for key in world.keys:
@@ -377,6 +379,7 @@ class Checker:
             self.wrong("nobody asked for it", f"{place} has the actor {row['actor']}", key)
             return
         fits = {operation.command} & set(ENTRIES.get(how, ())) or operation.kind == ACTS.get(how)
+        fits = fits or (how == "certificate_revoked" and operation.kind == "revoke" and operation.said["certificate_too"])
         withdraws = operation.kind == "regrade" and operation.said["take_away"] and not operation.said["dry_run"]
         if how in ("reactivated", "completion_withdrawn") and withdraws:
             return
@@ -889,9 +892,10 @@ class Checker:
 
     def dead_letters(self, dead: list[dict[str, Any]]) -> None:
         """What was set apart was so for a reason that held."""
-        for row in self.tables["outbox"]:
-            if row["destination"] == "dead_letter_queue":
-                self.dead_letter(row["body"], row["code"])
+        letters = [(row["body"], row["code"]) for row in self.tables["outbox"] if row["destination"] == "dead_letter_queue"]
+        letters += [(letter["body"], letter["code"]) for letter in dead if "code" in letter]
+        for body, code in dict.fromkeys(letters):
+            self.dead_letter(body, code)
         written = {row["body"] for row in self.tables["outbox"] if row["body"] is not None}
         for letter in dead:
             if "code" not in letter:
@@ -1058,7 +1062,7 @@ def story(anomaly: Anomaly, log: list[dict[str, Any]], faults: list[dict[str, An
             lines.append(
                 (
                     entry["end"],
-                    f"{mark} answered  {entry['op']} {entry['status']} {json.dumps(entry.get('body') or entry.get('error'))[:700]}",
+                    f"{mark} answered  {entry['op']} {entry['status']} {json.dumps(entry.get('body', entry.get('error')))[:700]}",
                 )
             )
         elif set(entry.get("sent", [])) & ours:

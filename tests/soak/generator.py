@@ -152,7 +152,8 @@ class Generator:
 
     def revoke(self, key: Key) -> None:
         too = self.dice.random() < 0.3
-        self.call("revoke", key, "POST", self.path(key, "/revoke"), self.why() | ({"revoke_certificate": True} if too else {}))
+        body = {"reason": "because", "revoke_certificate": too}
+        self.call("revoke", key, "POST", self.path(key, "/revoke"), body, certificate_too=too)
 
     def reinstate(self, key: Key) -> None:
         self.call("reinstate", key, "POST", self.path(key, "/reinstate"), self.why())

@@ -120,12 +120,16 @@ class Nemesis:
                     found.append(child)
         return found
 
+    def postmaster(self) -> psutil.Process:
+        """The first of PostgreSQL's processes, which stands beside the shell that guards it."""
+        return next(one for one in psutil.Process(self._guard.pid).children() if one.name() == "postgres")
+
     # Faults; each returns once it is over
 
     def kill_database(self) -> None:
         """SIGKILL all of PostgreSQL, and start it again."""
-        postmaster = psutil.Process(self._guard.pid).children()
-        doomed = [*postmaster, *(one for parent in postmaster for one in parent.children())]
+        postmaster = self.postmaster()
+        doomed = [postmaster, *postmaster.children()]
         for one in doomed:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -136,9 +140,8 @@ class Nemesis:
 
     def kill_backend(self) -> None:
         """SIGKILL one of PostgreSQL's processes: all of its connections end, and it recovers by itself."""
-        (postmaster,) = psutil.Process(self._guard.pid).children()
         with suppress(psutil.NoSuchProcess):
-            self.dice.choice(postmaster.children()).kill()
+            self.dice.choice(self.postmaster().children()).kill()
         self.await_database()
 
     def await_database(self) -> None:
