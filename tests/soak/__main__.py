@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
+import psycopg
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -39,10 +39,15 @@ QUEUES = ("ENROLLMENT", "PROGRESS", "QUIZ", "CERTIFICATE", "CATALOG")
 class Soak:
     """One run."""
 
-    def __init__(self, seed: int, seconds: float, processes: int, *, faults: bool, first_only: bool, folder: Path) -> None:
-        self.seed, self.seconds, self.processes, self.faults, self.first_only = seed, seconds, processes, faults, first_only
-        self.folder = folder
-        self.world = World(seed)
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.seed: int = given.seed
+        self.seconds: float = given.seconds
+        self.processes: int = given.processes
+        self.only_fault: str | None = given.fault
+        self.faults = bool(given.faults)
+        self.first_only: bool = given.first_only
+        self.folder = PROJECT / ".local" / "soak" / str(self.seed)
+        self.world = World(self.seed)
         self.spawn = multiprocessing.get_context("spawn")
         self.anomalies: list[checker.Anomaly] = []
         #: Moments at which everything sent before had been dealt with.
@@ -59,7 +64,7 @@ class Soak:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         mine, theirs = self.spawn.Pipe()
-        arguments = (self.seed, self.folder, os.getpid(), theirs)
+        arguments = (self.seed, self.folder, os.getpid(), self.only_fault, theirs)
         storm = self.spawn.Process(target=nemesis.run, args=arguments, daemon=True)
         storm.start()
         theirs.close()
@@ -151,8 +156,6 @@ class Soak:
 
     def unfinished(self) -> dict[str, int]:
         """What is still under way: messages in queues, rows to be sent, regrades."""
-        import psycopg
-
         left: dict[str, int] = {}
         names = [f"ApproximateNumberOfMessages{suffix}" for suffix in ("", "NotVisible", "Delayed")]
         for name in QUEUES:
@@ -160,12 +163,14 @@ class Soak:
             values = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             left[f"messages in {name}"] = sum(int(values[one]) for one in names)
         with psycopg.connect(self.database_url, autocommit=True, connect_timeout=5) as conn:
-            for what, query in {
-                "outbox": "SELECT count(*) FROM outbox WHERE sent_at IS NULL",
-                "regrades": "SELECT count(*) FROM quiz_regrades WHERE completed_at IS NULL",
-            }.items():
-                row = conn.execute(query).fetchone()
-                left[what] = row[0] if row else 0
+            row = conn.execute(
+                """
+                SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL),
+                    (SELECT count(*) FROM quiz_regrades WHERE completed_at IS NULL)
+                """
+            ).fetchone()
+            assert row
+            left["rows of the outbox"], left["regrades"] = row
         return {what: number for what, number in left.items() if number}
 
     def await_rest(self, seconds: float = REST_SECONDS) -> float | None:
@@ -278,16 +283,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--faults", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--fault", help="this fault alone, by the name of its method")
     parser.add_argument("--first-only", action="store_true", help="stop at the first look that finds something")
     given = parser.parse_args()
-    soak = Soak(
-        given.seed,
-        given.seconds,
-        given.processes,
-        faults=bool(given.faults),
-        first_only=given.first_only,
-        folder=PROJECT / ".local" / "soak" / str(given.seed),
-    )
+    soak = Soak(given)
     console = Console()
     failure: list[BaseException] = []
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from local import postgres
 from tests.soak.world import Dice, Log, World, now
@@ -76,7 +77,8 @@ class Way:
 class Nemesis:
     """The database and the faults."""
 
-    def __init__(self, seed: int, folder: Path, parent: int) -> None:
+    def __init__(self, seed: int, folder: Path, parent: int, only: str | None) -> None:
+        self.only = only
         self.dice, self.world = Dice(f"nemesis {seed}"), World(seed)
         self.log = Log(folder / "faults.jsonl")
         self.data_dir = folder / "postgres"
@@ -174,7 +176,7 @@ class Nemesis:
         )
         with self.connect() as conn, conn.transaction():
             # Whoever waits for locks can't be part of a deadlock here, since this takes only one.
-            conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            conn.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(Identifier(table)))
             time.sleep(self.dice.uniform(0.2, 2))
 
     def kill_functions(self) -> None:
@@ -203,7 +205,7 @@ class Nemesis:
             self.kill_functions: 4,
             self.suspend_functions: 4,
         }
-        fault = self.dice.choices(list(faults), list(faults.values()))[0]
+        fault = getattr(self, self.only) if self.only else self.dice.choices(list(faults), list(faults.values()))[0]
         begun = now()
         self.log.write(fault=fault.__name__, at=begun)
         try:
@@ -215,11 +217,11 @@ class Nemesis:
             self.log.write(fault=fault.__name__, at=begun, until=now())
 
 
-def run(seed: int, folder: Path, parent: int, pipe: Connection) -> None:
+def run(seed: int, folder: Path, parent: int, only: str | None, pipe: Connection) -> None:
     """Run the database and strike while told to: "strike", "rest" and "end" come through the pipe and are answered."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
-    nemesis = Nemesis(seed, folder, parent)
+    nemesis = Nemesis(seed, folder, parent, only)
     pipe.send(nemesis.url)
     striking = False
     try:
