@@ -90,7 +90,15 @@ CHANGES: dict[str, set[tuple[str | None, str]]] = {
 #: Acts that may stand in a history twice if the connection broke while they were done.
 REPEATABLE = ("reset", "transferred", "certificate_reissued")
 #: Faults that take the database away, or hold it up.
-DATABASE_FAULTS = ("kill_database", "kill_backend", "cut_connections", "terminate_connections", "lock_rows", "lock_table")
+DATABASE_FAULTS = (
+    "kill_database",
+    "kill_backend",
+    "cut_connections",
+    "lose_answers",
+    "terminate_connections",
+    "lock_rows",
+    "lock_table",
+)
 
 
 @dataclass(frozen=True)
@@ -551,7 +559,10 @@ class Checker:
     def command_is_explained(self, one: Operation) -> None:
         """A command that was taken either changed something, or found what it asked for, or came too late."""
         assert one.command
-        if any(row["actor"] == one.id for row in self.rows["history"][one.key]):
+        own = [row for row in self.rows["history"][one.key] if row["actor"] == one.id]
+        if own:
+            if one.via == "http" and (own[0]["type"] == "created") != (one.status == 201):
+                self.wrong("answer", f"{one.kind} {one.id} was answered {one.status}: {own[0]['type']}", one.key, one)
             return
         states = self.between(one.key, one.at, one.end)
         found = FINDS[one.command]

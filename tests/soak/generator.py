@@ -129,6 +129,7 @@ class Generator:
             return None
         except httpx.HTTPError as error:
             self.log.write(op=id_, end=now(), status=0, error=repr(error))
+            time.sleep(0.3)
             return None
         end = now()
         try:
@@ -136,6 +137,9 @@ class Generator:
         except ValueError:
             found = {"text": answer.text[:300]}
         self.log.write(op=id_, end=end, status=answer.status_code, body=found)
+        if answer.status_code == 503:
+            # As a caller would, who is told to try again later.
+            time.sleep(0.3)
         return found if answer.is_success else None
 
     def path(self, key: Key, rest: str = "") -> str:

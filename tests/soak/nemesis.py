@@ -1,6 +1,7 @@
 """The process that runs the database, on a way in that it can cut, and lets faults strike: one after the other, logged."""
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -26,6 +27,8 @@ class Way:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
         self.port: int = self._listener.getsockname()[1]
         self.target = 0
+        #: The share of the database's answers that are lost together with their connection, once what they tell of is done.
+        self.losing = 0.0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -47,19 +50,20 @@ class Way:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._open.update(pair)
-        back = threading.Thread(target=self._copy, args=[far, near], daemon=True)
+        back = threading.Thread(target=self._copy, args=[far, near, True], daemon=True)
         back.start()
-        self._copy(near, far)
+        self._copy(near, far, False)
         back.join()
         with self._lock:
             self._open.difference_update(pair)
         for one in pair:
             one.close()
 
-    @staticmethod
-    def _copy(source: socket.socket, to: socket.socket) -> None:
+    def _copy(self, source: socket.socket, to: socket.socket, is_answer: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if is_answer and self.losing and random.random() < self.losing:
+                    break
                 to.sendall(data)
         for one in (source, to):
             with suppress(OSError):
@@ -158,6 +162,12 @@ class Nemesis:
             self.way.cut(self.dice, self.dice.choice([0.3, 1.0]))
             time.sleep(self.dice.uniform(0, 0.3))
 
+    def lose_answers(self) -> None:
+        """For a while, let connections break just when the database has done what it was asked for."""
+        self.way.losing = self.dice.choice([0.05, 0.2])
+        time.sleep(self.dice.uniform(0.5, 3))
+        self.way.losing = 0.0
+
     def terminate_connections(self) -> None:
         with self.connect() as conn:
             conn.execute(
@@ -198,9 +208,10 @@ class Nemesis:
         faults: dict[Callable[[], None], int] = {
             self.kill_database: 2,
             self.kill_backend: 2,
-            self.cut_connections: 4,
+            self.cut_connections: 3,
+            self.lose_answers: 4,
             self.terminate_connections: 3,
-            self.lock_rows: 3,
+            self.lock_rows: 4,
             self.lock_table: 2,
             self.kill_functions: 4,
             self.suspend_functions: 4,

@@ -184,6 +184,7 @@ BUGS = [
         PROGRESS,
         "    db.lock_enrollments(conn, completing)\n    outcomes = merge",
         "    outcomes = merge",
+        fault="lock_rows",
         seconds=120,
     ),
     bug(
