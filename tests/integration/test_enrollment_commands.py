@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import db
 from tests.support.service import ADMIN, Service, at_once, course, event, quiz
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -877,3 +878,28 @@ def test_two_enrolments_locked_in_opposite_orders_do_not_stand_in_each_others_wa
 
     at_once([send("cancelled" if n % 2 else "requested", n, backwards=bool(n % 3)) for n in range(1, 8)])
     assert [learner.status() for learner in learners] == ["cancelled_by_user"] * 20
+
+
+def test_a_command_whose_connection_broke_after_it_was_carried_out_is_answered_as_done(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+):
+    run = db.run
+
+    def run_twice(work: Callable[[db.Connection], Any]) -> Any:
+        # As `run` itself does where the connection breaks when all is committed and only the answer is missing.
+        run(work)
+        return run(work)
+
+    monkeypatch.setattr(db, "run", run_twice)
+    answers = [
+        learner.service.admin("PUT", learner.path()),
+        learner.service.admin("POST", learner.path("/cancel")),
+        learner.service.admin("PUT", learner.path()),
+        learner.service.admin("POST", learner.path("/revoke"), {"reason": "r"}),
+        learner.service.admin("POST", learner.path("/reinstate"), {"reason": "r"}),
+    ]
+    statuses = ["active", "cancelled_by_user", "active", "revoked_by_admin", "active"]
+    assert [(answer.status, answer.json["status"]) for answer in answers] == list(
+        zip([201, 200, 200, 200, 200], statuses, strict=True)
+    )
+    assert learner.history() == list(zip([None, *statuses[:-1]], statuses, strict=True))
