@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token verify repair test test-pooled test-docker check build openapi policies licences lock audit sbom clean
+.PHONY: help demo run token verify repair test test-pooled test-docker soak check build openapi policies licences lock audit sbom clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -70,6 +70,13 @@ test-pooled: .venv/.stamp ## the integration tests through PgBouncer, as through
 
 test-docker: .venv/.stamp build ## every function in the SAM CLI's containers; root on Debian gets a Docker engine for it
 	@tests/docker/run.sh
+
+SECONDS ?= 600
+PROCESSES ?= 4
+FAULTS ?= 1
+
+soak: .venv/.stamp ## use the service while faults strike, and check all that is seen; SECONDS=600, SEED=<number>, PROCESSES=4, FAULTS=0
+	@exec $(PYTHON) -m tests.soak --seconds $(SECONDS) --processes $(PROCESSES) --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet
