@@ -22,7 +22,8 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
     now = datetime.now(UTC)
     refused: dict[int, ServiceError] = {}
     pending = {n: item.event for n, item in enumerate(incoming)}
-    first: dict[UUID, QuizSubmitted] = {}
+    first: dict[UUID, int] = {}
+    repeated: dict[int, int] = {}
     stale: set[store.QuizId] = set()
     for _ in range(10):
         submissions: dict[int, store.Submission] = {}
@@ -44,11 +45,13 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
                     stale.add(_quiz(event.data))
                 continue
             # The same attempt twice in one batch: the first one counts, as if they had come one after the other.
-            earlier = first.setdefault(event.data.attempt_id, event.data)
-            if earlier is event.data:
+            earlier = first.setdefault(event.data.attempt_id, n)
+            if earlier == n:
                 submissions[n] = submission
-            elif _identity(earlier) != _identity(event.data):
+            elif _identity(incoming[earlier].event.data) != _identity(event.data):
                 refused[n] = AttemptIdTaken()
+            else:
+                repeated[n] = earlier
         numbers = list(submissions)
         outcomes = db.run(lambda conn: store.record(conn, list(submissions.values()))).fetchall() if submissions else []
         for outcome in outcomes:
@@ -60,7 +63,8 @@ def take(incoming: list[messages.Incoming[QuizSubmitted]]) -> dict[int, ServiceE
                 refused[n] = store.REFUSED[outcome.outcome]()
         count("QuizzesGraded", len(submissions) - len(outcomes))
         if not again:
-            return refused
+            # Each is set apart that could not be taken: one of them may be the try that others are only repetitions of.
+            return refused | {n: refused[earlier] for n, earlier in repeated.items() if earlier in refused}
         # Attempts are numbered as they arrived, and outcomes come in any order.
         pending = dict(sorted(again.items()))
     raise Unavailable

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared import db
-from tests.support.service import LEARNER, Service, course, event, quiz
+from tests.support.service import LEARNER, Service, course, event, quiz, record
 
 RIGHT, HALF, WRONG = {"q1": "a", "q2": 0.1}, {"q1": "a"}, {"q1": "b", "q2": 5}
 
@@ -63,6 +63,19 @@ def test_an_attempt_is_graded_once_however_often_it_comes(service: Service, vers
     assert str(attempt["id"]) == first["data"]["attempt_id"]
     assert len(service.published("quiz.graded")) == 1
     assert codes(service) == []
+
+
+@pytest.mark.parametrize("repetition_first", [False, True])
+def test_a_try_is_not_lost_that_comes_together_with_a_repetition(
+    service: Service, version: dict[str, Any], repetition_first: bool
+):
+    early = submitted(version, HALF, user_id=str(uuid4()))
+    service.send("quiz", early)
+    body = json.dumps(early)
+    both = [record(body, {"tries": "1"}), record(body)]
+    service.invoke("quiz_worker", {"Records": both[::-1] if repetition_first else both})
+    (waiting,) = service.rows("SELECT destination, tries FROM outbox WHERE body IS NOT NULL")
+    assert (waiting["destination"], waiting["tries"]) == ("queue", 2)
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -454,12 +454,20 @@ class Checker:
         )
 
     def sources(self, key: Key) -> list[Key]:
-        """An enrolment, and those that something was carried over from."""
-        found = {key}
+        """An enrolment, and those that something was carried over from, be it by way of others."""
+        found = [key]
+        for one in found:
+            found += [source for source in self.origins(one) if source not in found]
+        return found
+
+    def origins(self, key: Key, epoch: int | None = None) -> set[Key]:
+        """The enrolments that something was carried over from, in an epoch or ever."""
+        resets, found = 0, set[Key]()
         for row in self.rows["history"][key]:
-            if row["type"] == "transferred" and "from" in row["details"]:
+            resets += row["type"] == "reset"
+            if row["type"] == "transferred" and "from" in row["details"] and epoch in (None, resets):
                 found.add((key[0], row["details"]["from"]))
-        return sorted(found)
+        return found
 
     # What was answered
 
@@ -665,8 +673,9 @@ class Checker:
                 if state.epoch == epoch and state.takes(report.earliest, report.latest):
                     yield report
                     break
-        for source in self.sources(key):
-            if source != key:
+        if self.origins(key, epoch):
+            # What had been carried over from here earlier may have come back, too.
+            for source in self.sources(key):
                 yield from (report for report in self.reports(source, lesson) if report.verdict != "refused")
 
     def reading(self, one: Operation) -> None:
