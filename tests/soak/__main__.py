@@ -57,7 +57,7 @@ class Soak:
         self.dead: list[dict[str, Any]] = []
         self.snapshot: dict[str, Any] = {}
         self.doing = "starting"
-        self.began = time.monotonic()
+        self.began = self.deadline = time.monotonic()
 
     def run(self) -> None:
         """Start everything, let it go on, and look at it again and again."""
@@ -111,22 +111,23 @@ class Soak:
         for worker in workers:
             worker.start()
         self.began = time.monotonic()
-        deadline = self.began + self.seconds
+        self.deadline = self.began + self.seconds
         while not (self.first_only and self.anomalies):
-            is_last = time.monotonic() + WINDOW_SECONDS >= deadline
             if self.faults:
                 self.order(storm, "strike")
-            until = min(time.monotonic() + WINDOW_SECONDS, deadline)
-            while time.monotonic() < until:
-                self.doing = f"{int(deadline - time.monotonic())} s to go"
+            until = time.monotonic() + WINDOW_SECONDS
+            while time.monotonic() < min(until, self.deadline):
+                self.doing = f"{int(self.deadline - time.monotonic())} s to go"
                 time.sleep(0.25)
                 if not all(worker.is_alive() for worker in workers):
                     raise RuntimeError("a generator died")
+            is_last = time.monotonic() >= self.deadline
             if self.faults:
                 self.order(storm, "rest")
             healed = time.monotonic()
             self.doing = "coming to rest"
             if is_last:
+                # Before the pause, since what is to be sent late is sent now.
                 stop.set()
             pause.set()
             for one in idle:
@@ -150,7 +151,7 @@ class Soak:
     def order(self, storm: Any, what: str) -> None:
         storm.send(what)
         # A fault that is under way ends first.
-        while not storm.poll(60):
+        if not storm.poll(60):
             raise RuntimeError("the nemesis does not answer")
         storm.recv()
 
@@ -301,7 +302,11 @@ def main() -> int:
         worker.start()
         last = ""
         while worker.is_alive():
-            worker.join(1)
+            try:
+                worker.join(1)
+            except KeyboardInterrupt:
+                # It comes to its end now, and is checked as always.
+                soak.deadline = time.monotonic()
             if console.is_terminal:
                 live.update(soak.table())
             elif soak.doing != last and "to go" not in soak.doing:

@@ -5,6 +5,8 @@ says which operation did what.
 """
 
 import json
+import os
+import signal
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -74,9 +76,11 @@ class Generator:
 
     def work(self, pause: Event, idle: Event, stop: Event) -> None:
         """Do one thing after the other; during a pause nothing is under way."""
-        while not stop.is_set():
+        parent = os.getppid()
+        while not stop.is_set() and os.getppid() == parent:
             if pause.is_set():
-                idle.set()
+                if not stop.is_set():
+                    idle.set()
                 time.sleep(0.02)
                 continue
             idle.clear()
@@ -326,5 +330,6 @@ class Generator:
 
 
 def run(number: int, seed: int, folder: Path, environment: dict[str, str], pause: Event, idle: Event, stop: Event) -> None:
-    """Be generator `number` until it is stopped."""
+    """Be generator `number` until it is stopped; the terminal's Ctrl-C is for the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Generator(number, seed, folder, environment).work(pause, idle, stop)
