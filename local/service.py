@@ -273,11 +273,14 @@ class Children:
                 self._children.remove(child)
                 os.close(child.life)
                 self._say(f"{child.name} has died (exit code {child.popen.returncode}) and is started again")
+                again = self.start(child.name, *child.arguments)
                 try:
-                    self.await_ready(self.start(child.name, *child.arguments))
+                    self.await_ready(again)
                 except ServiceError as error:
-                    self._fail(str(error))
-                    return
+                    if again.popen.returncode >= 0:
+                        self._fail(str(error))
+                        return
+                    # A signal from outside, as before: the next look starts it once more.
 
     def _say(self, text: str) -> None:
         # The terminal may be gone; then nobody reads it.

@@ -126,6 +126,11 @@ class Nemesis:
                     found.append(child)
         return found
 
+    def some(self, number: int) -> list[psutil.Process]:
+        """So many of them, as far as there are some at the moment."""
+        found = self.functions()
+        return self.dice.sample(found, min(number, len(found)))
+
     def postmaster(self) -> psutil.Process:
         """The first of PostgreSQL's processes, which stands beside the shell that guards it."""
         return next(one for one in psutil.Process(self._guard.pid).children() if one.name() == "postgres")
@@ -190,12 +195,12 @@ class Nemesis:
             time.sleep(self.dice.uniform(0.2, 2))
 
     def kill_functions(self) -> None:
-        for one in self.dice.sample(self.functions(), self.dice.choice([1, 1, 1, 3])):
+        for one in self.some(self.dice.choice([1, 1, 1, 3])):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
     def suspend_functions(self) -> None:
-        chosen = self.dice.sample(self.functions(), self.dice.choice([1, 1, 2]))
+        chosen = self.some(self.dice.choice([1, 1, 2]))
         for one in chosen:
             with suppress(psutil.NoSuchProcess):
                 one.suspend()
