@@ -179,7 +179,12 @@ class Soak:
         deadline = time.monotonic() + seconds
         quiet: tuple[float, int] | None = None
         while time.monotonic() < deadline:
-            if self.unfinished():
+            try:
+                is_busy = bool(self.unfinished())
+            except psycopg.OperationalError:
+                # It may still be recovering.
+                is_busy = True
+            if is_busy:
                 quiet = None
                 time.sleep(0.2)
             elif quiet is None:
