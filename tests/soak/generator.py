@@ -20,6 +20,8 @@ from tests.soak.world import ANSWERS, CORRECTIONS, Dice, Key, Log, World, now, t
 
 #: Longer than any fault; whoever waits longer hangs.
 TIMEOUT_SECONDS = 30
+#: Once in so many seconds all processes do the same, since that is where transactions meet.
+TOGETHER_SECONDS = 2
 #: Which queue takes an event.
 QUEUES = {"enrollment": "ENROLLMENT", "lesson": "PROGRESS", "quiz": "QUIZ", "learner": "CATALOG"}
 
@@ -60,7 +62,9 @@ class Generator:
     """One process."""
 
     def __init__(self, number: int, seed: int, folder: Path, environment: dict[str, str]) -> None:
-        self.world, self.number, self.environment = World(seed), number, environment
+        self.world, self.seed, self.number, self.environment = World(seed), seed, number, environment
+        #: The number of the moment at which all did the same last.
+        self.moment = 0
         self.dice = Dice(f"generator {seed} {number}")
         self.log = Log(folder / f"operations-{number}.jsonl")
         self.key = signing_key(folder / "service")
@@ -85,13 +89,39 @@ class Generator:
                 continue
             idle.clear()
             self.send_late()
-            if self.dice.random() < 0.65:
+            if int(time.time() / TOGETHER_SECONDS) != self.moment:
+                self.moment = int(time.time() / TOGETHER_SECONDS)
+                self.together()
+            elif self.dice.random() < 0.65:
                 self.over_http(self.drawn(HTTP))
             else:
                 self.by_queue()
             time.sleep(self.dice.uniform(0, 0.03))
         self.send_late(everything=True)
         idle.set()
+
+    def together(self) -> None:
+        """Do the same as all other processes at the same moment: start an enrolment over, and complete what it consists of."""
+        dice = Dice(f"{self.seed} {self.moment // 2}")
+        key = (dice.choice(self.world.learners), dice.choice(list(self.world.versions)))
+        lessons = self.world.versions[key[1]].lessons
+        if self.moment % 2 == 0:
+            self.enrol(key)
+            if self.number == 0:
+                self.reset(key)
+            return
+        moments = [now() + n for n in range(len(lessons))]
+        reports = [{"lesson": one, "percentage": 100.0, "time": at} for one, at in zip(lessons, moments, strict=True)]
+        if self.number % 2:
+            body = [
+                {"lesson_id": one, "status": "completed", "occurred_at": text(at)}
+                for one, at in zip(lessons, moments, strict=True)
+            ]
+            self.call("sync", key, "POST", self.path(key, "/progress"), {"lessons": body}, reports=reports)
+        else:
+            said = [{"lesson": lessons[0], "percentage": 100.0, "time": None}]
+            path = self.path(key, f"/lessons/{lessons[0]}/progress")
+            self.call("progress", key, "PUT", path, {"status": "completed"}, reports=said)
 
     def drawn(self, weights: dict[str, int]) -> str:
         return self.dice.choices(list(weights), list(weights.values()))[0]
