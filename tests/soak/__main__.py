@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import httpx
 import psycopg
 from rich.console import Console
 from rich.live import Live
@@ -23,7 +24,7 @@ from local import postgres, service
 from local.pollers import client
 from local.template import PROJECT
 from tests.soak import checker, generator, nemesis
-from tests.soak.world import World, entries, now, text
+from tests.soak.world import Key, World, entries, now, text
 
 #: How long it goes on between two looks at everything.
 WINDOW_SECONDS = 20
@@ -229,13 +230,19 @@ class Soak:
         self.snapshot = checker.snapshot(self.database_url)
         log = [entry for n in range(self.processes) for entry in entries(self.folder / f"operations-{n}.jsonl")]
         faults = entries(self.folder / "faults.jsonl")
-        found = checker.check(
-            self.world, log, faults, self.snapshot, dict(self.feed), list(self.dead), self.rests, at_rest=at_rest
-        )
+        seen = (dict(self.feed), list(self.dead), self.rests, self.shown() if at_rest else {})
+        found = checker.check(self.world, log, faults, self.snapshot, *seen, at_rest=at_rest)
         known = {(one.kind, one.text) for one in self.anomalies}
         self.anomalies += [one for one in found if (one.kind, one.text) not in known]
 
-    # What is shown
+    def shown(self) -> dict[Key, dict[str, Any]]:
+        """What the API shows of each learner's progress."""
+        headers = {"authorization": f"Bearer {self.environment['ADMIN_TOKEN']}"}
+        with httpx.Client(base_url=self.environment["API_URL"], headers=headers, timeout=60) as http:
+            answers = {key: http.get(f"/users/{key[0]}/enrollments/{key[1]}/progress") for key in self.world.keys}
+        return {key: answer.json() for key, answer in answers.items() if answer.status_code == 200}
+
+    # What the person before the screen sees
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
         log = [entry for n in range(self.processes) for entry in entries(self.folder / f"operations-{n}.jsonl")]

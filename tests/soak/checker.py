@@ -245,10 +245,11 @@ def check(
     feed: dict[str, dict[str, Any]],
     dead: list[dict[str, Any]],
     rests: Sequence[int],
+    shown: dict[Key, dict[str, Any]],
     *,
     at_rest: bool,
 ) -> list[Anomaly]:
-    """All that has no explanation; `at_rest` says that nothing is under way any more."""
+    """All that has no explanation; `at_rest` says that nothing is under way, and `shown` what the API then shows of progress."""
     checker = Checker(world, operations(log, rests), faults, tables, dead, at_rest=at_rest)
     checker.answers(log)
     checker.dead_letters(dead)
@@ -256,6 +257,8 @@ def check(
     checker.answer_keys()
     for key in world.keys:
         checker.enrollment(key)
+    for key, body in shown.items():
+        checker.figures(key, body)
     return checker.anomalies
 
 
@@ -991,6 +994,20 @@ class Checker:
         regraded = {row["attempt_id"] for row in self.tables["gradings"]} & {row["id"] for row in self.rows["attempts"][key]}
         if state.status == "completed" and not taken_back and not regraded and rows[0]["completed_at"] != at:
             self.wrong("completion", f"completed_at is {text(rows[0]['completed_at'])}, not {text(at)}", key)
+
+    def figures(self, key: Key, body: dict[str, Any]) -> None:
+        """What is shown at rest counts what is fulfilled, waivers too."""
+        version = self.world.versions[key[1]]
+        fulfilled = {row["lesson_id"] for row in self.rows["lessons"][key] if row["completed_at"] is not None}
+        fulfilled |= {row["quiz_id"] for row in self.rows["attempts"][key] if row["is_passed"]}
+        fulfilled |= {row["requirement_id"] for row in self.rows["waivers"][key]}
+        required = set(version.required)
+        share = 100 * len(required & fulfilled) / len(required) if required else None
+        expected = (len(fulfilled & set(version.lessons)), len(fulfilled & set(version.quizzes)), share and round(share, 6))
+        percentage_ = body["progress_percentage"]
+        found = (body["lessons_completed"], body["quizzes_passed"], percentage_ and round(percentage_, 6))
+        if found != expected:
+            self.wrong("figures", f"lessons, quizzes and percentage are shown as {found}, not {expected}", key)
 
     def certificate(self, key: Key) -> None:
         """One for each learner and course version, issued while the enrolment is completed, with a uid that stays."""

@@ -84,7 +84,7 @@ class Past:
 
     def anomalies(self) -> list[str]:
         feed = {row["id"]: {"type": row["type"], "data": row["data"]} for row in self.tables["outbox"]}
-        found = check(WORLD, self.log, [], self.tables, feed, [], [9 * SECOND], at_rest=True)
+        found = check(WORLD, self.log, [], self.tables, feed, [], [9 * SECOND], {}, at_rest=True)
         return sorted({one.kind for one in found})
 
 
