@@ -111,13 +111,8 @@ def _carry_out(learner: UUID, course_version_id: UUID, command: rules.Command, *
             db.complete_enrollments(conn, [key])
         return left, store.detail(conn, *key)
 
-    plan: rules.Plan | None = None
-    detail: Any = None
     for _ in range(10):
         situation = db.run(lambda conn: store.situations(conn, [key])).fetchall()[0]
-        if plan and plan.is_carried_out_in(situation):
-            # By a transaction whose connection broke before it was known to be committed, so that it was tried once more.
-            return _detail(detail, 201 if plan.before.status is None else 200)
         if by_learner and situation.course_version_is_known and not situation.self_enrollment:
             raise Forbidden("Learners cannot enrol themselves in this course version.")
         plan, refused = rules.plan(situation, [(0, command)])

@@ -110,11 +110,6 @@ class Plan:
         left = [c.occurred_at for c in self.changes if c.to_status in inactive and c.from_status not in inactive]
         return left[-1] if left else None
 
-    def is_carried_out_in(self, situation: Situation) -> bool:
-        """Whether the latest command that took effect is the one of this plan, told by its time."""
-        then, planned = (situation.commanded_at, situation.command), (self.after.commanded_at, self.after.command)
-        return bool(self.changes) and then == planned
-
     @property
     def is_active_again(self) -> bool:
         """Whether progress taken in the meantime may fulfil it, or show that it was fulfilled earlier."""
