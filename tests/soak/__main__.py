@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from local import postgres, service
+from local import postgres, service, verify
 from local.pollers import client
 from local.template import PROJECT
 from tests.soak import checker, generator, nemesis
@@ -232,8 +232,20 @@ class Soak:
         faults = entries(self.folder / "faults.jsonl")
         seen = (dict(self.feed), list(self.dead), self.rests, self.shown() if at_rest else {})
         found = checker.check(self.world, log, faults, self.snapshot, *seen, at_rest=at_rest)
+        if at_rest:
+            found += self.broken_rules()
         known = {(one.kind, one.text) for one in self.anomalies}
         self.anomalies += [one for one in found if (one.kind, one.text) not in known]
+
+    def broken_rules(self) -> list[checker.Anomaly]:
+        """What `make verify` finds."""
+        found: list[checker.Anomaly] = []
+        with verify.reading(self.database_url) as conn:
+            for rule in verify.invariants()[1].values():
+                count, rows = rule.broken(conn, verify.EXAMPLES)
+                if count:
+                    found.append(checker.Anomaly("broken rule", f"{rule.name}: {count}, such as {rows}", None, []))
+        return found
 
     def shown(self) -> dict[Key, dict[str, Any]]:
         """What the API shows of each learner's progress."""
