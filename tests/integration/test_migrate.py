@@ -17,6 +17,7 @@ import pytest
 import migrations
 from functions.migrate import app
 from shared import db, settings
+from shared.observability import Unexpected
 from tests.conftest import as_role
 from tests.support.learners import Learners, at_work
 from tests.support.migrating import applied, running
@@ -140,7 +141,7 @@ def test_an_answer_that_is_never_taken_is_left_to_lambda_which_hands_the_event_o
     monkeypatch.setattr(app, "ANSWER_TRIES", 2)
     (folder / "9999_more.sql").write_text("CREATE TABLE more ();")
     cloudformation.trouble = ["503", "503"]
-    with pytest.raises(OSError, match="503"):
+    with pytest.raises(Unexpected, match="HTTPError"):
         app.handler(custom_resource("Update", cloudformation.url), context("Migrate"))
     assert app.handler(custom_resource("Update", cloudformation.url), context("Migrate"))["applied"] == []
     assert cloudformation.statuses == ["SUCCESS"]
