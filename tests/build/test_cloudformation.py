@@ -6,6 +6,7 @@ translated template with the conditions and parameters resolved.
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections import Counter
@@ -20,6 +21,7 @@ import pytest
 from moto import mock_aws
 from moto.cloudformation.parsing import get_model_map
 
+from tests.conftest import create_bucket
 from tests.support.stack import ACCOUNT, NAME, PARAMETERS, PROJECT, REGION, Resolver, references, translate
 
 #: What moto's CloudFormation does not know at all.
@@ -72,6 +74,17 @@ class Stack:
     def of(self, kind: str) -> Resources:
         """Return the properties of all resources of a type."""
         return {name: r.get("Properties", {}) for name, r in self.resources.items() if r["Type"] == kind}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_bucket_for_others() -> Iterator[None]:
+    """Moto empties itself for these tests, and with it what other tests of this process have for S3, where that runs."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        yield
+    if endpoint:
+        create_bucket(endpoint)
 
 
 @pytest.fixture(scope="module", params=list(PARAMETERS))
