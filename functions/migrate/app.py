@@ -58,8 +58,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     try:
         outcome = migrate(seconds) if _is_due(event, context) else {}
     except Exception as error:
-        logger.exception("migrating failed")
-        answer(event, context, "FAILED", f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        logger.error("migrating failed", reason=reason)
+        answer(event, context, "FAILED", reason)
         # It is not raised: Lambda would try again, when the deployment is on its way back already.
         return {}
     answer(event, context, "SUCCESS")
@@ -174,10 +175,10 @@ def answer(event: dict[str, Any], context: LambdaContext, status: str, reason: s
         try:
             with urlopen(request, timeout=ANSWER_TIMEOUT):  # noqa: S310 - CloudFormation gives an https address.
                 return
-        except (OSError, HTTPException):
+        except (OSError, HTTPException) as error:
             if attempt == ANSWER_TRIES:
                 raise
-            logger.warning("CloudFormation could not be told, will be tried again", exc_info=True)
+            logger.warning("CloudFormation could not be told, will be tried again", error=type(error).__name__)
             time.sleep(attempt)
 
 

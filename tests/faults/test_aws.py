@@ -4,7 +4,6 @@ Where the relay's entries are refused one by one, or AWS is silent, see tests/in
 tests/integration/test_certificate_documents.py.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -169,7 +168,6 @@ def test_however_a_call_of_the_relay_fails_its_rows_come_up_again_and_are_sent(s
     else:
         failing.status = int(how)
     service.rows("UPDATE outbox SET available_at = now()")
-    logging.getLogger("test").setLevel(logging.ERROR)
     assert relayed() == {"sent": 0, "failed": 3}
     rows = service.rows("SELECT sent_at, error, available_at - now() AS pause FROM outbox")
     assert all(row["sent_at"] is None and row["error"] and 0 < row["pause"].total_seconds() <= 2 for row in rows)

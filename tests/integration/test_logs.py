@@ -117,6 +117,7 @@ def test_what_nobody_expected_is_raised_without_what_it_is_about(service: Servic
 FIELDS = {
     *("queue", "destination", "code", "tries", "error", "part", "of", "where", "reason"),
     *("applied", "migration", "attempt", "certificate_uid"),
+    *("events", "taken", "set_apart", "trace_id", "trace_ids", "sqlstate", "remedy"),
 }
 
 
@@ -129,7 +130,9 @@ def test_our_own_log_lines_say_a_fixed_text_and_fields_that_speak_of_nobody(root
             where = f"{path.relative_to(root)}:{node.lineno}"
             name = ast.unparse(node.func)
             assert name not in ("print", "sys.stdout.write", "sys.stderr.write", "logging.getLogger"), where
-            if name.startswith("logger.") and name != "logger.inject_lambda_context":
+            if name == "logger.append_keys":
+                assert {keyword.arg for keyword in node.keywords} <= FIELDS, where
+            elif name.startswith("logger.") and name != "logger.inject_lambda_context":
                 lines += 1
                 assert name in ("logger.info", "logger.warning", "logger.error"), where
                 assert [type(argument) for argument in node.args] == [ast.Constant], where
