@@ -1,6 +1,7 @@
 """The connection breaks before a transaction is done, or after, when its answer is lost: what is repeated happens once."""
 
 import os
+from uuid import uuid4
 
 import pytest
 
@@ -52,12 +53,13 @@ def test_whatever_is_repeated_because_its_answer_was_lost_is_done_once(stage: tu
 
 def test_what_the_code_itself_breaks_off_is_undone(stage: tuple[Service, Wire]):
     service, _ = stage
+    learner = uuid4()
 
     def work(conn: db.Connection) -> None:
-        conn.execute("INSERT INTO learners (user_id) VALUES ('00000000-0000-4000-8000-0000000000ff')")
+        conn.execute("INSERT INTO learners (user_id) VALUES (%s)", [learner])
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         db.run(work)
-    assert service.rows("SELECT 1 FROM learners WHERE user_id = '00000000-0000-4000-8000-0000000000ff'") == []
+    assert service.rows("SELECT 1 FROM learners WHERE user_id = %s", learner) == []
     assert db.run(lambda conn: conn.execute("SELECT 1")).fetchone() == (1,)

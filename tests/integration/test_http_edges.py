@@ -969,7 +969,8 @@ def test_no_cursor_leads_to_what_its_list_does_not_hold(world: World, capsys: py
     @example_settings(max_examples=600, deadline=None, derandomize=True, database=None)
     @given(hostile_cursors(real, where), st.sampled_from(lists))
     def attack(cursor: str, target: tuple[str, UUID | None]) -> None:
-        answer = page(target[0], cursor)
+        # Half of a surrogate pair has no encoding, so that none can come in a query.
+        answer = page(target[0], cursor.encode("utf-8", "replace").decode())
         tried[answer.status] += 1
         if answer.status == 422:
             assert pointers(answer.json) == ["query/cursor"]

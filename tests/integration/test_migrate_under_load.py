@@ -55,7 +55,7 @@ ADDED = {
 def added(service: Service, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of this test's migrations, which are beside all others; the last replaces a function that all call."""
     copy = Path(shutil.copytree(root / "migrations", tmp_path / "migrations"))
-    (row,) = service.rows("SELECT pg_get_functiondef('complete_enrollments'::regproc) AS text")
+    (row,) = service.rows("SELECT pg_get_functiondef('complete_enrollments(uuid[],uuid[],text)'::regprocedure) AS text")
     added = ADDED | {"9993_function": f"{row['text']};"}
     for name, text in added.items():
         (copy / f"{name}.sql").write_text(text)
