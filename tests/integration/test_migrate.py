@@ -222,7 +222,7 @@ def test_one_that_fails_half_way_leaves_the_schema_and_the_service_as_they_were(
     (folder / "9999_after.sql").write_text("CREATE TABLE after ();")
     with served(owner) as learners:
         learners.await_more()
-        assert app.handler(custom_resource("Update", cloudformation.url), context("Migrate")) == {}
+        assert app.handler(custom_resource("Update", cloudformation.url), context("Migrate", 120)) == {}
         learners.await_more()
         assert cloudformation.statuses == ["FAILED"]
         assert "nothing" in cloudformation.answers[0]["Reason"]
@@ -236,11 +236,11 @@ def test_one_that_fails_half_way_leaves_the_schema_and_the_service_as_they_were(
         # Mended, it goes on where it stopped.
         bad.write_text("ALTER TABLE lesson_progress ADD COLUMN bad text;")
         names = ["9998_bad", "9999_after"]
-        assert app.handler(custom_resource("Update", cloudformation.url), context("Migrate"))["applied"] == names
+        assert app.handler(custom_resource("Update", cloudformation.url), context("Migrate", 120))["applied"] == names
         learners.await_more()
     assert cloudformation.statuses == ["FAILED", "SUCCESS"]
     assert noted(owner) == (["9997_before", *names], ["9997_before", *names])
-    assert app.handler({}, context("Migrate"))["applied"] == []
+    assert app.handler({}, context("Migrate", 120))["applied"] == []
 
 
 def test_what_is_applied_is_noted_or_neither(owner: Service, folder: Path):
