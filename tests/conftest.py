@@ -177,6 +177,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A run in which a log speaks of somebody, or lets somebody in, has failed."""
+    # pytest has no public word for the folder of a whole run outside of a fixture.
     LOG.read(session.config._tmp_path_factory.getbasetemp())  # pyright: ignore[reportAttributeAccessIssue]
     if LOG.findings():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

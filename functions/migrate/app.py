@@ -179,6 +179,7 @@ def answer(event: dict[str, Any], context: LambdaContext, status: str, reason: s
             if attempt == ANSWER_TRIES:
                 raise
             logger.warning("CloudFormation could not be told, will be tried again", error=type(error).__name__)
+            # A second, then two, since a deployment waits for this.
             time.sleep(attempt)
 
 

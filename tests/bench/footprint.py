@@ -152,6 +152,7 @@ def report(bench: Bench) -> None:
         """
     )
     for name, total, indexes in sizes.fetchall():
+        # A name of a table can't be a parameter; these are the ones above.
         rows = bench.conn.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]  # pyright: ignore[reportArgumentType, reportCallIssue]
         table.add_row(name, f"{rows:,}", f"{total / rows:,.0f}", f"{indexes / rows:,.0f}")
     console.print(table)
@@ -164,6 +165,7 @@ def main() -> None:
         os.environ["DATABASE_URL"] = url
         conn = stack.enter_context(psycopg.connect(url, autocommit=True))
         for setting in ("full_page_writes = off", "autovacuum = off", "max_wal_size = '8GB'"):
+            # The texts of the line above, which take no parameters.
             conn.execute(f"ALTER SYSTEM SET {setting}")  # pyright: ignore[reportArgumentType, reportCallIssue]
         conn.execute("SELECT pg_reload_conf()")
         from functions.migrate.app import handler
