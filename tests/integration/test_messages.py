@@ -1,7 +1,9 @@
 """What becomes of messages that are wrong, early, repeated or hostile, and of their neighbours."""
 
 import json
+import os
 import threading
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -554,6 +556,17 @@ def closed_database(server_url: str, database_url: str) -> Generator[None]:
         conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name.as_string()[1:-1]])
         yield
         conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+    # A pooler takes a moment to notice, and turns away who comes before.
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with psycopg.connect(os.environ["DATABASE_URL"]) as conn:
+                conn.execute("SELECT 1")
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("unreadable_only", [False, True])
