@@ -290,8 +290,8 @@ def explain(e: Any) -> str:
             return f"expected at most {limits['max_length']} items"
         case _:
             pass
-    if e["type"] == "string_pattern_mismatch" and "me|" in e["ctx"]["pattern"]:
-        return "expected a UUID, or me"
+    if e["type"] == "string_pattern_mismatch":
+        return "expected a UUID, or me" if "me|" in e["ctx"]["pattern"] else "expected a text without U+0000"
     expected = _EXPECTED.get(e["type"])
     if expected:
         return expected

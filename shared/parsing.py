@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Annotated, Any, Never
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, WrapValidator
 
 from shared.errors import BeyondLimits, Malformed
 
@@ -112,24 +113,20 @@ def weights(header: str | None) -> dict[str, float]:
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 
 
-def _written_out(value: object) -> object:
-    """Keep pydantic from taking a number for seconds since 1970."""
-    if isinstance(value, datetime) or (isinstance(value, str) and _DATE_AND_TIME.match(value)):
-        return value
-    raise ValueError("expected a time such as 2026-01-31T09:30:00Z")
-
-
-def _in_utc(moment: datetime) -> datetime:
+def _in_utc(value: object, parse: Callable[[object], datetime]) -> datetime:
+    # Pydantic would take a number for seconds since 1970.
+    if not (isinstance(value, str) and _DATE_AND_TIME.match(value)) and not isinstance(value, datetime):
+        raise ValueError("expected a time such as 2026-01-31T09:30:00Z")
     try:
-        return utc(moment)
+        return parse(value).astimezone(UTC)
     except OverflowError:
         raise ValueError("expected a time that lies within the years 1 to 9999 in UTC") from None
 
 
 #: A time with its offset, as an input or as an output.
-Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+Time = Annotated[AwareDatetime, WrapValidator(_in_utc)]
 #: Any text that can be stored.
-Text = Annotated[str, AfterValidator(storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$")]
 #: Why an administrator did something; it is kept and shown.
 Reason = Annotated[
     str,

@@ -78,6 +78,8 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             SELECT user_id, course_version_id, lesson_id, percentage, coalesce(occurred_at, now()) AS occurred_at, traceparent, n
             FROM unnest(%b::uuid[], %b::uuid[], %b::uuid[], %b::float8[], %b::timestamptz[], %b::text[])
                 WITH ORDINALITY AS r (user_id, course_version_id, lesson_id, percentage, occurred_at, traceparent, n)
+            -- In the order of the keys, neighbours lie on the same pages.
+            ORDER BY user_id, course_version_id, lesson_id
         ), judged AS (
             SELECT r.*, coalesce(p.status = 'completed', FALSE) AS was_completed, e.status,
                 CASE
@@ -94,25 +96,27 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             FROM report r
             LEFT JOIN enrollments e ON e.user_id = r.user_id AND e.course_version_id = r.course_version_id
             LEFT JOIN course_version_lessons l ON l.course_version_id = r.course_version_id AND l.lesson_id = r.lesson_id
-            LEFT JOIN lesson_progress p
-                ON p.user_id = r.user_id AND p.lesson_id = r.lesson_id AND p.enrolled_course_version_id = r.course_version_id
-        ), shared AS (
-            SELECT e.user_id, e.course_version_id, e.reset_at
-            FROM enrollments e
-            JOIN (SELECT DISTINCT user_id, course_version_id FROM judged WHERE outcome IS NULL) j
-                ON j.user_id = e.user_id AND j.course_version_id = e.course_version_id
-            ORDER BY e.user_id, e.course_version_id FOR KEY SHARE OF e
+            -- OFFSET 0: each row is looked up by its key, since the planner would rather read all of a table that is not yet large.
+            LEFT JOIN LATERAL (
+                SELECT status, progress_percentage, started_at, last_accessed_at, completed_at FROM lesson_progress
+                WHERE user_id = r.user_id AND lesson_id = r.lesson_id AND enrolled_course_version_id = r.course_version_id OFFSET 0
+            ) p ON TRUE
         ), folded AS (
-            SELECT j.user_id, j.lesson_id, j.course_version_id, max(j.percentage) AS percentage, min(j.occurred_at) AS started_at,
-                max(j.occurred_at) AS last_accessed_at, min(j.occurred_at) FILTER (WHERE j.percentage = 100) AS completed_at,
+            SELECT user_id, lesson_id, course_version_id, max(percentage) AS percentage, min(occurred_at) AS started_at,
+                max(occurred_at) AS last_accessed_at, min(occurred_at) FILTER (WHERE percentage = 100) AS completed_at,
                 -- A time of fixed width, then the traceparent: the least of them is the earliest report's.
-                min(rfc3339(j.occurred_at) || coalesce(j.traceparent, '')) FILTER (WHERE j.percentage = 100) AS completed_by,
-                bool_or(j.was_completed) AS was_completed, min(j.status) AS enrollment_status
-            FROM judged j
-            JOIN shared s ON s.user_id = j.user_id AND s.course_version_id = j.course_version_id
-            WHERE j.outcome IS NULL AND (s.reset_at IS NULL OR j.occurred_at >= s.reset_at)
-            GROUP BY j.user_id, j.lesson_id, j.course_version_id
-            ORDER BY j.user_id, j.lesson_id, j.course_version_id
+                min(rfc3339(occurred_at) || coalesce(traceparent, '')) FILTER (WHERE percentage = 100) AS completed_by,
+                bool_or(was_completed) AS was_completed, min(status) AS enrollment_status
+            FROM (
+                -- The table again rather than rows that were gathered before, since those have no index.
+                SELECT j.*, e.reset_at
+                FROM judged j JOIN enrollments e ON e.user_id = j.user_id AND e.course_version_id = j.course_version_id
+                WHERE j.outcome IS NULL
+                ORDER BY j.user_id, j.course_version_id, j.lesson_id FOR KEY SHARE OF e
+            ) shared
+            WHERE reset_at IS NULL OR occurred_at >= reset_at
+            GROUP BY user_id, course_version_id, lesson_id
+            ORDER BY user_id, course_version_id, lesson_id
         ), merged AS (
             INSERT INTO lesson_progress AS p (
                 user_id, lesson_id, enrolled_course_version_id, status, progress_percentage, started_at, last_accessed_at,
@@ -129,20 +133,27 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
                 last_accessed_at = greatest(p.last_accessed_at, excluded.last_accessed_at),
                 completed_at = least(p.completed_at, excluded.completed_at)
         ), completed AS (
-            SELECT *, row_number() OVER (PARTITION BY user_id, course_version_id ORDER BY completed_at, lesson_id) AS k
-            FROM folded WHERE completed_at IS NOT NULL AND NOT was_completed
-        ), numbered AS (
-            UPDATE enrollments e SET sequence = e.sequence + c.lessons
-            FROM (SELECT user_id, course_version_id, count(*) AS lessons FROM completed GROUP BY user_id, course_version_id) c
+            UPDATE enrollments e SET sequence = e.sequence + cardinality(c.lesson_ids)
+            FROM (
+                SELECT user_id, course_version_id, min(enrollment_status) AS status,
+                    array_agg(lesson_id ORDER BY completed_at, lesson_id) AS lesson_ids,
+                    array_agg(completed_at ORDER BY completed_at, lesson_id) AS completed_at,
+                    array_agg(substr(completed_by, 28) ORDER BY completed_at, lesson_id) AS traceparents
+                FROM folded
+                WHERE completed_at IS NOT NULL AND NOT was_completed
+                GROUP BY user_id, course_version_id
+            ) c
             WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-            RETURNING e.user_id, e.course_version_id, e.sequence - c.lessons AS sequence
+            RETURNING c.*, e.sequence - cardinality(c.lesson_ids) AS sequence
         ), told AS (
             INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
-            SELECT 'bus', 'lesson.completed', c.completed_at, jsonb_build_object(
-                'user_id', c.user_id, 'course_version_id', c.course_version_id, 'lesson_id', c.lesson_id,
-                'status', c.enrollment_status, 'completed_at', rfc3339(c.completed_at), 'sequence', s.sequence + c.k
-            ), coalesce(nullif(substr(c.completed_by, 28), ''), %s::text)
-            FROM completed c JOIN numbered s ON s.user_id = c.user_id AND s.course_version_id = c.course_version_id
+            SELECT 'bus', 'lesson.completed', l.completed_at, jsonb_build_object(
+                'user_id', c.user_id, 'course_version_id', c.course_version_id, 'lesson_id', l.lesson_id,
+                'status', c.status, 'completed_at', rfc3339(l.completed_at), 'sequence', c.sequence + l.k
+            ), coalesce(nullif(l.traceparent, ''), %s::text)
+            FROM completed c
+            CROSS JOIN unnest(c.lesson_ids, c.completed_at, c.traceparents)
+                WITH ORDINALITY AS l (lesson_id, completed_at, traceparent, k)
         )
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
