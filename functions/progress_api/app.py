@@ -41,17 +41,18 @@ _ENROLLMENT = "/users/<user_id>/enrollments/<course_version_id>"
 )
 def report(user_id: http.UserId, course_version_id: UUID, lesson_id: UUID, body: Annotated[ReportBody, Body()]) -> Response[str]:
     learner = http.learner(app, user_id, EnrollmentNotFound)
-    reports = [store.Report(learner, course_version_id, lesson_id, body.percentage, _when(body))]
+    sent = store.Report(learner, course_version_id, lesson_id, body.percentage, _when(body))
 
     def write(conn: db.Connection) -> tuple[Any, Any]:
-        outcomes = store.record(conn, reports)
-        return outcomes, store.of_lesson(conn, learner, course_version_id, lesson_id)
+        completing = store.record(conn, [sent]) if body.percentage == 100 else None
+        return completing, store.report(conn, sent)
 
-    outcomes, lesson = db.run(write)
-    for outcome in outcomes.fetchall():
-        if outcome.outcome != "unchanged":
-            raise store.REFUSED[outcome.outcome]
-    return http.reply(lesson.fetchall()[0])
+    completing, reported = db.run(write)
+    (known,) = reported.fetchall()
+    outcome = known.outcome if completing is None else next((refused.outcome for refused in completing.fetchall()), None)
+    if outcome in store.REFUSED:
+        raise store.REFUSED[outcome]
+    return http.reply(LessonProgress.model_validate(known, from_attributes=True))
 
 
 @app.post(

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from shared import db, trace
 from shared.db import Connection, columns
 from shared.errors import EnrollmentInactive, EnrollmentNotFound, LessonNotFound, ServiceError
-from shared.progress.models import LessonItem, LessonProgress, QuizItem
+from shared.progress.models import LessonItem, QuizItem
 
 
 class Report(NamedTuple):
@@ -43,6 +43,30 @@ class Outcome:
 
     n: int
     outcome: Literal["unchanged", "enrollment_not_found", "lesson_not_found", "enrollment_inactive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of one report, None if it was taken, and what is known of the lesson then; None of what is not known."""
+
+    outcome: Literal["unchanged", "enrollment_not_found", "lesson_not_found", "enrollment_inactive"] | None
+    lesson_id: UUID | None
+    status: str
+    progress_percentage: float
+    started_at: datetime | None
+    last_accessed_at: datetime | None
+    completed_at: datetime | None
+
+
+def report(conn: Connection, report: Report) -> Cursor[Reported]:
+    """Take one report that says less than 100; of one that says 100, only give what is known of its lesson.
+
+    Such a report changes one row and completes nothing, so that a function does, whose plans the server keeps. That takes
+    a quarter of the time of `merge`.
+    """
+    return conn.cursor(row_factory=class_row(Reported)).execute(
+        "SELECT * FROM report_progress(%b, %b, %b, %b, %b)", report[:5], binary=True
+    )
 
 
 def record(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
@@ -82,24 +106,20 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
             ORDER BY user_id, course_version_id, lesson_id
         ), judged AS (
             SELECT r.*, coalesce(p.status = 'completed', FALSE) AS was_completed, e.status,
-                CASE
-                    WHEN l.lesson_id IS NULL AND EXISTS (
-                        SELECT FROM course_versions v WHERE v.course_version_id = r.course_version_id
-                    ) THEN 'lesson_not_found'
-                    WHEN e.user_id IS NULL THEN 'enrollment_not_found'
-                    WHEN p.progress_percentage >= r.percentage AND p.started_at <= r.occurred_at
-                        AND p.last_accessed_at >= r.occurred_at AND (r.percentage < 100 OR p.completed_at <= r.occurred_at)
-                        THEN 'unchanged'
-                    WHEN r.occurred_at < e.reset_at THEN 'unchanged'
-                    WHEN r.occurred_at > e.inactive_since THEN 'enrollment_inactive'
-                END AS outcome
+                report_outcome(
+                    e.user_id IS NOT NULL, l.lesson_id IS NOT NULL,
+                    EXISTS (SELECT FROM course_versions v WHERE v.course_version_id = r.course_version_id), e.reset_at,
+                    e.inactive_since, p.progress_percentage, p.started_at, p.last_accessed_at, p.completed_at, r.percentage,
+                    r.occurred_at
+                ) AS outcome
             FROM report r
             LEFT JOIN enrollments e ON e.user_id = r.user_id AND e.course_version_id = r.course_version_id
             LEFT JOIN course_version_lessons l ON l.course_version_id = r.course_version_id AND l.lesson_id = r.lesson_id
-            -- OFFSET 0: each row is looked up by its key, since the planner would rather read all of a table that is not yet large.
+            -- OFFSET 0: each row is looked up by its key. The planner would read all of a table that is not large yet.
             LEFT JOIN LATERAL (
                 SELECT status, progress_percentage, started_at, last_accessed_at, completed_at FROM lesson_progress
-                WHERE user_id = r.user_id AND lesson_id = r.lesson_id AND enrolled_course_version_id = r.course_version_id OFFSET 0
+                WHERE user_id = r.user_id AND lesson_id = r.lesson_id AND enrolled_course_version_id = r.course_version_id
+                OFFSET 0
             ) p ON TRUE
         ), folded AS (
             SELECT user_id, lesson_id, course_version_id, max(percentage) AS percentage, min(occurred_at) AS started_at,
@@ -158,22 +178,6 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
         [*columns([tuple(r) for r in reports], 6), trace.current()],
-        binary=True,
-    )
-
-
-def of_lesson(conn: Connection, user_id: UUID, course_version_id: UUID, lesson_id: UUID) -> Cursor[LessonProgress]:
-    """A learner's progress in one lesson of a course version."""
-    return conn.cursor(row_factory=class_row(LessonProgress)).execute(
-        """
-        SELECT l.lesson_id, coalesce(p.status, 'not_started') AS status,
-            coalesce(p.progress_percentage, 0) AS progress_percentage, p.started_at, p.last_accessed_at, p.completed_at
-        FROM course_version_lessons l
-        LEFT JOIN lesson_progress p
-            ON p.user_id = %b AND p.lesson_id = l.lesson_id AND p.enrolled_course_version_id = l.course_version_id
-        WHERE l.lesson_id = %b AND l.course_version_id = %b
-        """,
-        [user_id, lesson_id, course_version_id],
         binary=True,
     )
 

@@ -20,7 +20,11 @@ from local.template import PROJECT
 
 ENROLLMENTS, PROGRESS, QUIZZES = "shared/enrollment/store.py", "shared/progress/store.py", "shared/quiz/store.py"
 ADMINISTRATION, CERTIFICATES = "shared/enrollment/administration.py", "shared/certificate/store.py"
-ITEMS = "migrations/0008_waived_items.sql"
+ITEMS, COMPLETE, REPORT = (
+    "migrations/0008_waived_items.sql",
+    "migrations/0013_traceparent.sql",
+    "migrations/0015_report_progress.sql",
+)
 
 
 #: A statement that writes an event once everything else is committed.
@@ -49,16 +53,28 @@ def bug(name: str, file: str, old: str, new: str, fault: str | None = None, seco
 
 
 BUGS = [
-    bug("completed again and again", ITEMS, " AND e.status IN ('active', 'cancelled_by_user')", ""),
+    bug("completed again and again", COMPLETE, " AND e.status IN ('active', 'cancelled_by_user')", ""),
     bug(
-        "progress overwritten",
+        "progress overwritten, by messages",
         PROGRESS,
         "progress_percentage = greatest(p.progress_percentage, excluded.progress_percentage)",
         "progress_percentage = CASE WHEN p.progress_percentage = 100 THEN 100 ELSE excluded.progress_percentage END",
     ),
     bug(
-        "the latest start counts",
+        "progress overwritten, over HTTP",
+        REPORT,
+        "progress_percentage = greatest(p.progress_percentage, excluded.progress_percentage)",
+        "progress_percentage = CASE WHEN p.progress_percentage = 100 THEN 100 ELSE excluded.progress_percentage END",
+    ),
+    bug(
+        "the latest start counts, by messages",
         PROGRESS,
+        "started_at = least(p.started_at, excluded.started_at)",
+        "started_at = excluded.started_at",
+    ),
+    bug(
+        "the latest start counts, over HTTP",
+        REPORT,
         "started_at = least(p.started_at, excluded.started_at)",
         "started_at = excluded.started_at",
     ),
@@ -70,8 +86,8 @@ BUGS = [
     ),
     bug(
         "progress taken after the end",
-        PROGRESS,
-        "WHEN r.occurred_at > e.inactive_since THEN 'enrollment_inactive'",
+        REPORT,
+        "WHEN occurred_at > inactive_since THEN 'enrollment_inactive'",
         "WHEN FALSE THEN 'enrollment_inactive'",
     ),
     bug(
@@ -143,12 +159,10 @@ BUGS = [
     bug(
         "answered before it is written",
         "functions/progress_api/app.py",
-        "    outcomes, lesson = db.run(write)\n    for outcome",
+        "    completing, reported = db.run(write)\n",
         "    import threading\n\n"
-        "    outcomes, lesson = db.run(\n"
-        "        lambda conn: (store.merge(conn, []), store.of_lesson(conn, learner, course_version_id, lesson_id))\n"
-        "    )\n"
-        "    threading.Timer(1, lambda: db.run(write)).start()\n    for outcome",
+        "    completing, reported = db.run(lambda conn: (store.merge(conn, []), store.report(conn, sent._replace(percentage=100))))\n"
+        "    threading.Timer(1, lambda: db.run(write)).start()\n",
     ),
     bug(
         "answered before it is safe",
