@@ -62,11 +62,23 @@ def run[T](work: Callable[[Connection], T]) -> T:
     psycopg.Error
         Whatever else the database says, for instance a violated constraint.
     """
+    return _repeated(_transaction, work)
+
+
+def run_one[T](work: Callable[[Connection], T]) -> T:
+    """Like `run`, for work that executes one statement and no more, which is a transaction by itself.
+
+    Without a pipeline it takes a tenth of a millisecond less.
+    """
+    return _repeated(lambda conn, work: work(conn), work)
+
+
+def _repeated[T](how: Callable[[Connection, Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
     _environment.give_up_at = min(monotonic() + _PATIENCE, getattr(_environment, "ends_at", math.inf))
     lost = 0
     for attempt in range(1, _TRIES + 1):
         try:
-            return _transaction(_connection(), work)
+            return how(_connection(), work)
         except psycopg.Error as error:
             what = remedy(error)
             if what == "raise":

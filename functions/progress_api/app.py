@@ -43,13 +43,13 @@ def report(user_id: http.UserId, course_version_id: UUID, lesson_id: UUID, body:
     learner = http.learner(app, user_id, EnrollmentNotFound)
     sent = store.Report(learner, course_version_id, lesson_id, body.percentage, _when(body))
 
-    def write(conn: db.Connection) -> tuple[Any, Any]:
-        completing = store.record(conn, [sent]) if body.percentage == 100 else None
-        return completing, store.report(conn, sent)
-
-    completing, reported = db.run(write)
-    (known,) = reported.fetchall()
-    outcome = known.outcome if completing is None else next((refused.outcome for refused in completing.fetchall()), None)
+    if body.percentage < 100:
+        (known,) = db.run_one(lambda conn: store.report(conn, sent)).fetchall()
+        outcome = known.outcome
+    else:
+        completed, reported = db.run(lambda conn: (store.record(conn, [sent]), store.report(conn, sent)))
+        (known,) = reported.fetchall()
+        outcome = next((refused.outcome for refused in completed.fetchall()), None)
     if outcome in store.REFUSED:
         raise store.REFUSED[outcome]
     return http.reply(LessonProgress.model_validate(known, from_attributes=True))

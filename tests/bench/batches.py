@@ -8,9 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +16,7 @@ import psycopg
 
 from shared.progress import store
 from tests.bench.report import Claim, Plot, Report, Spread, Table, database, interleaved, ratio
+from tests.bench.statements import Statements, quietly
 from tests.support.service import Service, context, course, event, record
 
 ROUNDS = 9
@@ -57,20 +56,6 @@ _SERVER_ALONE = """
 type Pair = tuple[str, str]
 
 
-class Statements:
-    """A connection that only notes what it is to execute."""
-
-    def __init__(self) -> None:
-        self.executed: list[tuple[Any, Any, bool | None]] = []
-
-    def cursor(self, **_: Any) -> "Statements":
-        return self
-
-    def execute(self, query: Any, parameters: Any = None, binary: bool | None = None) -> "Statements":
-        self.executed.append((query, parameters, binary))
-        return self
-
-
 class Bench:
     """A course version in which everyone is enrolled, a fifth of the lessons begun."""
 
@@ -82,11 +67,11 @@ class Bench:
         self.version = version["course_version_id"]
         lessons = [lesson["lesson_id"] for lesson in version["lessons"]]
         learners = [str(uuid4()) for _ in range(LEARNERS)]
-        self.quietly(lambda: self.service.send("catalog", event("course_version.published", version)))
+        quietly(lambda: self.service.send("catalog", event("course_version.published", version)))
         ids = [{"user_id": learner, "course_version_id": self.version} for learner in learners]
         for n in range(0, LEARNERS, EVENTS):
             batch = [event("enrollment.requested", each, BEGAN.isoformat()) for each in ids[n : n + EVENTS]]
-            self.quietly(lambda batch=batch: self.service.send("enrollment", batch))
+            quietly(lambda batch=batch: self.service.send("enrollment", batch))
         pairs = [(learner, lesson) for learner in learners for lesson in lessons]
         random.Random(7).shuffle(pairs)
         self.begun, self.new = pairs[: len(pairs) // 5], pairs[len(pairs) // 5 :]
@@ -95,12 +80,6 @@ class Bench:
         self.conn.execute(_SERVER_ALONE, [UUID(self.version), 1.0, BEGAN, BEGAN])
         self.conn.execute("VACUUM ANALYZE")
         self.minute = 0
-
-    @staticmethod
-    def quietly(work: Callable[[], Any]) -> Any:
-        """Without the metrics that a function prints."""
-        with redirect_stdout(StringIO()):
-            return work()
 
     def _draw(self, pairs: Sequence[Pair]) -> None:
         self.conn.execute("TRUNCATE drawn")
@@ -132,7 +111,7 @@ class Bench:
         """Seconds of one invocation with these events."""
         records = [record(json.dumps(events[n : n + EVENTS])) for n in range(0, len(events), EVENTS)]
         began = time.perf_counter()
-        answer = self.quietly(lambda: self.handler({"Records": records}, context("ProgressWorker")))
+        answer = quietly(lambda: self.handler({"Records": records}, context("ProgressWorker")))
         seconds = time.perf_counter() - began
         assert answer == {"batchItemFailures": []}
         return seconds

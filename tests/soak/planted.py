@@ -158,11 +158,10 @@ BUGS = [
     bug(
         "answered before it is written",
         "functions/progress_api/app.py",
-        "    completing, reported = db.run(write)\n",
-        "    import threading\n\n"
-        "    seen = sent._replace(percentage=100)\n"
-        "    completing, reported = db.run(lambda conn: (store.merge(conn, []), store.report(conn, seen)))\n"
-        "    threading.Timer(1, lambda: db.run(write)).start()\n",
+        "        (known,) = db.run_one(lambda conn: store.report(conn, sent)).fetchall()\n",
+        "        import threading\n\n"
+        "        (known,) = db.run_one(lambda conn: store.report(conn, sent._replace(percentage=100))).fetchall()\n"
+        "        threading.Timer(1, lambda: db.run_one(lambda conn: store.report(conn, sent))).start()\n",
     ),
     bug(
         "answered before it is safe",
