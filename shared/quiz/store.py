@@ -164,8 +164,7 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
             SELECT j.*, coalesce((
                     SELECT max(a.attempt_number) FROM quiz_attempts a
                     WHERE a.user_id = j.user_id AND a.quiz_id = j.quiz_id AND a.enrolled_course_version_id = j.course_version_id
-                ), 0) + row_number() OVER (PARTITION BY j.user_id, j.quiz_id, j.course_version_id ORDER BY j.n) AS attempt_number,
-                row_number() OVER (PARTITION BY j.user_id, j.course_version_id ORDER BY j.n) AS k
+                ), 0) + row_number() OVER (PARTITION BY j.user_id, j.quiz_id, j.course_version_id ORDER BY j.n) AS attempt_number
             FROM judged j WHERE j.outcome IS NULL
         ), inserted AS (
             INSERT INTO quiz_attempts (
@@ -177,18 +176,27 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
                 s.question_results::jsonb
             FROM numbered n JOIN submission s ON s.n = n.n
         ), counted AS (
-            UPDATE enrollments e SET sequence = e.sequence + c.attempts
-            FROM (SELECT user_id, course_version_id, count(*) AS attempts FROM numbered GROUP BY user_id, course_version_id) c
+            UPDATE enrollments e SET sequence = e.sequence + cardinality(c.graded)
+            -- Gathered in arrays, since what was gathered in rows has no index by which it could be joined.
+            FROM (
+                SELECT user_id, course_version_id, array_agg(completed_at ORDER BY n) AS completed_at,
+                    array_agg(traceparent ORDER BY n) AS traceparents,
+                    array_agg(jsonb_build_object(
+                        'user_id', user_id, 'course_version_id', course_version_id, 'quiz_id', quiz_id, 'attempt_id', id,
+                        'attempt_number', attempt_number, 'score', score, 'is_passed', is_passed, 'status', status
+                    ) ORDER BY n) AS graded
+                FROM numbered
+                GROUP BY user_id, course_version_id
+            ) c
             WHERE e.user_id = c.user_id AND e.course_version_id = c.course_version_id
-            RETURNING e.user_id, e.course_version_id, e.sequence - c.attempts AS sequence
+            RETURNING c.*, e.sequence - cardinality(c.graded) AS sequence
         ), told AS (
             INSERT INTO outbox (destination, type, occurred_at, data, traceparent)
-            SELECT 'bus', 'quiz.graded', n.completed_at, jsonb_build_object(
-                'user_id', n.user_id, 'course_version_id', n.course_version_id, 'quiz_id', n.quiz_id, 'attempt_id', n.id,
-                'attempt_number', n.attempt_number, 'score', n.score, 'is_passed', n.is_passed, 'status', n.status,
-                'sequence', c.sequence + n.k
-            ), coalesce(n.traceparent, %s::text)
-            FROM numbered n JOIN counted c ON c.user_id = n.user_id AND c.course_version_id = n.course_version_id
+            SELECT 'bus', 'quiz.graded', a.completed_at, a.graded || jsonb_build_object('sequence', c.sequence + a.k),
+                coalesce(a.traceparent, %s::text)
+            FROM counted c
+            CROSS JOIN unnest(c.completed_at, c.traceparents, c.graded)
+                WITH ORDINALITY AS a (completed_at, traceparent, graded, k)
         )
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
