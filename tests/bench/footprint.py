@@ -1,39 +1,26 @@
-"""What each thing that learners do leaves in the database and in its log: python -m tests.bench.footprint.
+"""What each thing that learners do leaves in the database and in its log."""
 
-Real events go through the real handlers into a PostgreSQL of its own, on which nothing else happens. Bytes of write-ahead log are
-taken without images of whole pages, which Aurora's storage does without. Between the steps the tables are vacuumed, as autovacuum
-does. Times are of this computer, handler and database together, without fsync.
-"""
-
-import os
-import time
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
 from datetime import UTC, datetime, timedelta
-from io import StringIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 import psycopg
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-os.environ.update(
-    POWERTOOLS_SERVICE_NAME="bench",
-    POWERTOOLS_METRICS_NAMESPACE="LearnerProgress",
-    POWERTOOLS_LOG_LEVEL="CRITICAL",
-    RETRY_PATIENCE_SECONDS="20",
-)
-
-from local import postgres
-from tests.support.service import Service, context, course, event, quiz
+from tests.bench.report import Report, Table, console, database
+from tests.bench.statements import quietly
+from tests.support.service import Service, course, event, quiz
 
 #: As many as a message may hold events, so that each message holds one of each learner.
 LEARNERS = 1_000
 LESSONS = 50
+
+TEXT = """\
+Real events go through the real handlers into a PostgreSQL of its own, on which nothing else happens. Bytes of write-ahead log are
+taken without images of whole pages, which Aurora's storage does without. Between the steps the tables are vacuumed, as autovacuum
+does. [scaling.md](scaling.md) reckons with these figures.
+"""
 
 
 class Bench:
@@ -45,16 +32,16 @@ class Bench:
         self.course = course(lessons=LESSONS, quizzes=[quiz(questions=[question(n) for n in range(20)])])
         self.learners = [str(uuid4()) for _ in range(LEARNERS)]
         self.began = datetime.now(UTC) - timedelta(days=1)
-        self.rows: list[tuple[str, int, int, float]] = []
+        self.rows: list[tuple[str, int, int]] = []
 
     def measure(self, what: str, count: int, work: Callable[[], object]) -> None:
-        """Note the log and the time that `count` of something take."""
-        before, began = self._written(), time.perf_counter()
+        """Note the log that `count` of something take."""
+        before = self._written()
         work()
-        self.rows.append((what, count, self._written() - before, time.perf_counter() - began))
+        self.rows.append((what, count, self._written() - before))
 
     def _written(self) -> int:
-        return self.conn.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()[0][0]
+        return int(self.conn.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()[0][0])
 
     def at(self, minute: int) -> str:
         return (self.began + timedelta(minutes=minute)).isoformat()
@@ -93,9 +80,9 @@ def question(n: int) -> dict[str, Any]:
     return {"question_id": f"q{n}", "kind": "single_choice", "prompt": "?", "points": 1, "choices": choices, "correct": "a"}
 
 
-def run(bench: Bench) -> None:
+def use(bench: Bench) -> None:
     service, learners = bench.service, bench.learners
-    service.send("catalog", event("course_version.published", bench.course))
+    quietly(lambda: service.send("catalog", event("course_version.published", bench.course)))
     steps: list[tuple[str, int, Callable[[], object]]] = [
         (
             "an enrolment, by message",
@@ -127,22 +114,16 @@ def run(bench: Bench) -> None:
         ("an attempt of 20 questions, failed", LEARNERS, lambda: bench.submissions(right=False)),
         ("an attempt that completes the course", LEARNERS, lambda: bench.submissions(right=True)),
     ]
-    for what, count, work in track(steps, "measuring", console=Console(stderr=True)):
-        # The metrics that the functions print are nobody's concern here.
-        with redirect_stdout(StringIO()):
-            bench.measure(what, count, work)
+    for what, count, work in track(steps, "footprint", console=console, disable=not console.is_terminal):
+        quietly(lambda what=what, count=count, work=work: bench.measure(what, count, work))
         bench.conn.execute("VACUUM ANALYZE")
 
 
-def report(bench: Bench) -> None:
-    console = Console()
-    table = Table("what", "number", "WAL bytes each", "ms each", title=f"Left by each of {LEARNERS:,} learners' doings")
-    for what, count, written, seconds in bench.rows:
-        table.add_row(what, f"{count:,}", f"{written / count:,.0f}", f"{seconds * 1000 / count:.3f}")
-    console.print(table)
+def kept(bench: Bench) -> Table:
+    """Rows as they lie, with their indexes."""
     # Packed: what updates leave behind is used again, so that it says nothing of a row.
     bench.conn.execute("VACUUM FULL")
-    table = Table("table", "rows", "bytes a row", "of them indexes", title="Kept, packed")
+    table = Table("Kept, packed", ["table", "rows", "bytes a row", "of them indexes"])
     sizes = bench.conn.execute(
         """
         SELECT relname, pg_total_relation_size(oid), pg_indexes_size(oid)
@@ -154,27 +135,18 @@ def report(bench: Bench) -> None:
     for name, total, indexes in sizes.fetchall():
         # A name of a table can't be a parameter; these are the ones above.
         rows = bench.conn.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        table.add_row(name, f"{rows:,}", f"{total / rows:,.0f}", f"{indexes / rows:,.0f}")
-    console.print(table)
+        table.rows.append([name, rows, round(total / rows), round(indexes / rows)])
+    return table
 
 
-def main() -> None:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="learner-progress-")))
-        url = stack.enter_context(postgres.server(folder / "data", durable=False))
-        os.environ["DATABASE_URL"] = url
-        conn = stack.enter_context(psycopg.connect(url, autocommit=True))
-        for setting in ("full_page_writes = off", "autovacuum = off", "max_wal_size = '8GB'"):
-            # The texts of the line above, which take no parameters.
-            conn.execute(f"ALTER SYSTEM SET {setting}")  # pyright: ignore[reportArgumentType, reportCallIssue]
-        conn.execute("SELECT pg_reload_conf()")
-        from functions.migrate.app import handler
-
-        handler({}, context("Migrate"))
+def run() -> Report:
+    # Aurora's storage takes no images of whole pages, and nothing else may write meanwhile.
+    with (
+        database(full_page_writes="off", autovacuum="off", max_wal_size="8GB") as url,
+        psycopg.connect(url, autocommit=True) as conn,
+    ):
         bench = Bench(Service(url), conn)
-        run(bench)
-        report(bench)
-
-
-if __name__ == "__main__":
-    main()
+        use(bench)
+        table = Table(f"Left by each of {LEARNERS:,} learners' doings", ["what", "number", "log, bytes each"])
+        table.rows = [[what, count, round(written / count)] for what, count, written in bench.rows]
+        return Report("footprint", "What is left behind", TEXT, [table, kept(bench)])
