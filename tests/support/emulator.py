@@ -50,8 +50,9 @@ INVOKE = re.compile(r"INVOKE RTDONE\(status: success, .*duration: ([\d.]+)ms\)")
 
 @dataclass
 class Emulator:
-    """A function in the emulator: `task` is its folder, and `notes` is the file that names what it opened."""
+    """A function in the emulator: `task` is its folder, and `notes` is the file that names what it opened, if it is watched."""
 
+    pid: int
     port: int
     task: Path
     log_file: Path
@@ -112,13 +113,21 @@ class Place:
 
     @contextmanager
     def emulator(
-        self, name: str, handler: str, layers: list[str], timeout: int, memory: int, environment: dict[str, str]
+        self,
+        name: str,
+        handler: str,
+        layers: list[str],
+        timeout: int,
+        memory: int,
+        environment: dict[str, str],
+        *,
+        watched: bool = True,
     ) -> Generator[Emulator]:
-        """Run the emulator for a function; timeout in seconds, memory in MB."""
+        """Run the emulator for a function; timeout in seconds, memory in MB. To be watched takes its time."""
         home = self.folder / name
         task = home / "task"
         copy(self.artifacts / name, task)
-        emulator = Emulator(free_port(), task, home / "log", home / "notes", timeout)
+        port, log_file, notes = free_port(), home / "log", home / "notes"
         variables = {
             "PATH": os.defpath,
             "LANG": "en_US.UTF-8",
@@ -130,18 +139,18 @@ class Place:
             "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
             "AWS_LAMBDA_LOG_FORMAT": "JSON",
-            "NOTES": str(emulator.notes),
+            "NOTES": str(notes),
             **environment,
         }
-        addresses = [f"--runtime-interface-emulator-address=127.0.0.1:{emulator.port}"]
+        addresses = [f"--runtime-interface-emulator-address=127.0.0.1:{port}"]
         addresses += [f"--runtime-api-address=127.0.0.1:{free_port()}"]
         # Without the packages of an environment or a user; the folder it starts in comes first on the path, as in Lambda.
-        python = [str(Path(sys.executable).resolve()), "-S", "-s", "-m", "watched", handler]
-        with emulator.log_file.open("wb") as log:
+        python = [str(Path(sys.executable).resolve()), "-S", "-s", "-m", "watched" if watched else "awslambdaric", handler]
+        with log_file.open("wb") as log:
             process = subprocess.Popen([program(), *addresses, *python], cwd=task, env=variables, stdout=log, stderr=log)
         try:
-            await_port(emulator.port, process)
-            yield emulator
+            await_port(port, process)
+            yield Emulator(process.pid, port, task, log_file, notes, timeout)
         finally:
             process.terminate()
             process.wait(10)
