@@ -125,7 +125,7 @@ def clean_environment() -> dict[str, str]:
 def load(function: Function, endpoint: str) -> Callable[[Any, Context], Any]:
     """Import a function's module in its environment, which stays this process's, and return its handler."""
     os.environ.update(aws_environment(endpoint) | function.environment)
-    return getattr(importlib.import_module(function.module), function.handler)
+    return importlib.import_module(function.module).handler
 
 
 def snake(name: str) -> str:

@@ -7,8 +7,8 @@ import base64
 import json
 from typing import Any
 
-# The function's own code, beside which this lies in the container only.
-import app  # pyright: ignore[reportMissingImports]
+# In the container, where the function's own code is too.
+from shared import entrypoint
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
@@ -21,4 +21,4 @@ def handler(event: dict[str, Any], context: Any) -> Any:
         # API Gateway hands on every claim as text.
         texts = {name: str(value) for name, value in claims.items()}
         event["requestContext"]["authorizer"] = {"jwt": {"claims": texts, "scopes": None}}
-    return app.handler(event, context)
+    return entrypoint.handler(event, context)

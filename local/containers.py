@@ -83,7 +83,7 @@ def write_template(stack: Template, endpoint: str, local_dir: Path) -> None:
             "Function",
             Runtime="python3.13",
             Architectures=["arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"],
-            Handler="claims.handler" if routes else "app.handler",
+            Handler="claims.handler" if routes else "shared.entrypoint.handler",
             CodeUri=str(BUILD / name),
             MemorySize=function.memory,
             Timeout=BY_THE_CLOCK_SECONDS if by_the_clock_alone else function.timeout,

@@ -19,11 +19,10 @@ class TemplateError(Exception):
 
 @dataclass(frozen=True)
 class Function:
-    """A Lambda function: `module` has its `handler`; timeout in seconds, memory in MB; layers by logical id."""
+    """A Lambda function: `module` has its handler; timeout in seconds, memory in MB; layers by logical id."""
 
     name: str
     module: str
-    handler: str
     timeout: int
     memory: int
     layers: list[str]
@@ -149,11 +148,9 @@ def _function(name: str, common: dict[str, Any], properties: dict[str, Any], res
         on_aws_alone = ("DATABASE_IAM_AUTH", "DATABASE_AUTHORITIES")
         variables = {key: value for key, value in variables.items() if key not in on_aws_alone}
         variables["DATABASE_URL"] = {"Ref": "DatabaseUrl"}
-    module, handler = merged["Handler"].rsplit(".", 1)
     return Function(
         name=name,
-        module=".".join([*Path(merged["CodeUri"]).parts, module]),
-        handler=handler,
+        module=".".join([*Path(merged["CodeUri"]).parts, "app"]),
         timeout=merged["Timeout"],
         memory=merged["MemorySize"],
         layers=[layer["Ref"] for layer in common.get("Layers", []) + properties.get("Layers", [])],

@@ -4,14 +4,15 @@ import hashlib
 from base64 import b64encode
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from shared.certificate import texts
 from shared.certificate.models import Certificate
 from shared.certificate.rules import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _FOLDER = Path(__file__).parent
 _STYLE = (_FOLDER / "page.css").read_text()
@@ -59,7 +60,10 @@ def _render(language: str, state: str, **values: Any) -> str:
 
 
 @cache
-def _template() -> Template:
+def _template() -> "Template":
+    # Of the requests to its function only some ask for a page; the others start without it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

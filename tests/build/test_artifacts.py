@@ -20,12 +20,27 @@ PROJECT = Path(__file__).parents[2]
 FUNCTIONS = sorted(path.parent.name.title().replace("_", "") for path in PROJECT.glob("functions/*/app.py"))
 LAYERS = ["DependenciesLayer", "DocumentsLayer", "FontsLayer", "MigrationsLayer", "SharedLayer"]
 
-# What Lambda's Python runtime brings along: boto3 and all that it needs. Importing it takes longer than all the rest, so only
-# a function that nobody waits for may do it.
+# What Lambda's Python runtime brings along: boto3 and all that it needs.
 RUNTIME = ["boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3"]
-MAY_IMPORT_BOTO3 = {"OutboxRelay", "CertificateWorker"}
-# Powertools gives botocore its name for the user agent, and imports no more than this small module for that.
-IMPORTED_BY_POWERTOOLS = {"botocore"}
+
+# The packages that a function may import when it starts; whatever else it needs is imported by the event that needs it.
+STARTS_WITH = {
+    *["app", "shared", "aws_lambda_powertools", "jmespath", "certifi", "simplejson", "psycopg", "psycopg_binary"],
+    *["pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"],
+    # Powertools gives botocore its name for the user agent; that one small module is all of it.
+    "botocore",
+}
+# And those of functions that nobody waits for.
+STARTS_WITH_MORE = {
+    "CertificateWorker": {
+        *["_cffi_backend", "base58", "c14n", "cachetools", "cryptography", "frozendict", "lxml", "pyld", "segno", "typst"],
+    },
+    "Migrate": {"importlib_metadata", "lazy_importer", "sqlparse", "yoyo"},
+    "OutboxRelay": {"boto3", "dateutil", "s3transfer", "six", "urllib3"},
+}
+MAY_IMPORT_BOTOCORE = {"OutboxRelay", "CertificateWorker"}
+# What makes the description of the API, which no function is asked for.
+DESCRIPTION = {f"aws_lambda_powertools.event_handler.openapi.{name}" for name in ("models", "swagger_ui")}
 
 # The numbers of the ELF format for machines, by the names that uname has for them.
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -36,12 +51,18 @@ MAX_UNZIPPED_BYTES = 250 * 1024 * 1024
 # Where `make build` has not run before, it downloads what it packs, for both architectures.
 pytestmark = pytest.mark.timeout(600)
 
-IMPORT = """
-import json, sys
+# The file of each module that is loaded when a function has started, and all that Python had to compile for it.
+START = """
+import gc, json, sys
 sys.path[:0] = json.loads(sys.argv[1])
+compiled = []
+sys.addaudithook(lambda event, args: compiled.append(str(args[1])) if event == "compile" else None)
+from shared import entrypoint
 import app
+assert entrypoint.handler is app.handler and callable(app.handler)
+assert gc.isenabled() and gc.get_freeze_count()
 files = {name: module.__file__ for name, module in sys.modules.items() if getattr(module, "__file__", None)}
-print(json.dumps({"callable": callable(app.handler), "files": files}))
+print(json.dumps({"files": files, "compiled": compiled}))
 """
 
 
@@ -60,7 +81,7 @@ def test_every_function_and_layer_is_built(artifacts: Path, stack: Template) -> 
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_function_imports_from_its_artifact_alone(
+def test_function_starts_with_what_it_needs_from_its_artifact_alone_and_compiles_nothing(
     artifacts: Path, document: dict[str, Any], stack: Template, function: str, tmp_path: Path
 ) -> None:
     runtime = tmp_path / "runtime"
@@ -68,22 +89,26 @@ def test_function_imports_from_its_artifact_alone(
     for name in RUNTIME:
         (runtime / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
     path = [artifacts / function, *(artifacts / layer / "python" for layer in layers_of(document, function)), runtime]
-    # Isolated from this environment's packages, and from a folder in which the project's own `shared` can't be found.
-    imported = subprocess.run(
-        [sys.executable, "-I", "-S", "-W", "error", "-c", IMPORT, json.dumps([str(folder) for folder in path])],
+    # Isolated from this environment's packages, and from a folder in which the project's own `shared` can't be found; and as on
+    # Lambda, nothing can be written to an artifact.
+    started = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-W", "error", "-c", START, json.dumps([str(folder) for folder in path])],
         cwd=tmp_path,
         env=stack.functions[function].environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert imported.returncode == 0, imported.stderr
-    answer = json.loads(imported.stdout.splitlines()[-1])
-    assert answer["callable"]
+    assert started.returncode == 0, started.stderr
+    answer = json.loads(started.stdout.splitlines()[-1])
     assert answer["files"]["app"] == str(artifacts / function / "app.py")
-    if function not in MAY_IMPORT_BOTO3:
-        from_runtime = {name for name, file in answer["files"].items() if file.startswith(str(runtime))}
-        assert from_runtime <= IMPORTED_BY_POWERTOOLS
+    places = (str(artifacts), str(runtime))
+    packed = {name for name, file in answer["files"].items() if file.startswith(places)}
+    assert {name.partition(".")[0] for name in packed} <= STARTS_WITH | STARTS_WITH_MORE.get(function, set())
+    if function not in MAY_IMPORT_BOTOCORE:
+        assert not [name for name in packed if name.startswith("botocore.")]
+    assert not packed & DESCRIPTION
+    assert not [file for file in answer["compiled"] if file.startswith(places[0])]
 
 
 @pytest.mark.parametrize("which", ["artifacts", "other_artifacts"])

@@ -395,7 +395,7 @@ def test_functions(made: Made) -> None:
     roles = [f["Role"] for f in functions.values()]
     assert len(set(roles)) == len(roles)
     for name, function in functions.items():
-        assert (function["Runtime"], function["Handler"]) == ("python3.13", "app.handler")
+        assert (function["Runtime"], function["Handler"]) == ("python3.13", "shared.entrypoint.handler")
         assert f":role/{NAME}-{name}Role-" in function["Role"]
         variables = function["Environment"]["Variables"]
         assert variables["DATABASE_IAM_AUTH"] == "1"
