@@ -31,7 +31,7 @@ from tests.integration.test_event_files import ATTEMPT, UID, WAY
 from tests.support.emulator import PROJECT, Place, stand_in
 from tests.support.service import Service
 
-ROUNDS = 9
+ROUNDS = 11
 #: Events after the first one.
 TIMES = 10
 BUILD = PROJECT / ".aws-sam" / "build"
@@ -372,7 +372,7 @@ def measure(bench: Bench) -> Report:
     each = Table(
         "Every function",
         ["function", "init, ms", "first event, ms", "later, ms", "memory, MB", "unpacked, MB", "zipped, MB", "the event"],
-        note="With all layers. The relay and the maintenance of quizzes go on as long as they may: an event of theirs says nothing.",
+        note="With all layers. The relay and the maintenance of quizzes go on as long as they may; an event says nothing.",
     )
     for name, case in [*ours.items(), ("CertificateApi", browser)]:
         events = ["", ""] if name in MARGINS else [Spread.of(bench.first[case]), Spread.of(bench.later[case])]
