@@ -70,9 +70,9 @@ What shortens the start: all Python is compiled ahead and never compared with it
 is loaded where somebody waits; typst, the signing of credentials, JSON-LD, Jinja and boto3 are loaded by the requests that need
 them; no garbage is looked for. `tests/build/test_artifacts.py` fails when an artifact loads more than it should, or compiles.
 
-What did not pay: to build pydantic's models at first use (`defer_build`) took 3 % off the start, half of which the first request
-paid back, on a processor that Lambda cuts down by then. What else could be left out is the libraries' own: psycopg imports
-asyncio, and Powertools the resolvers of every other service.
+What did not pay: to build pydantic's models at first use (`defer_build`) took 3 % off the start, up to half of which the first
+request paid back, on a processor that Lambda cuts down by then. What else nobody needs here is the libraries' own: psycopg and
+Powertools import asyncio, and Powertools the resolvers of every other service.
 """
 
 
@@ -372,7 +372,8 @@ def measure(bench: Bench) -> Report:
     each = Table(
         "Every function",
         ["function", "init, ms", "first event, ms", "later, ms", "memory, MB", "unpacked, MB", "zipped, MB", "the event"],
-        note="With all layers. The relay and the maintenance of quizzes go on as long as they may; an event says nothing.",
+        note="With all layers. The relay and the maintenance of quizzes go on as long as they may; an event says nothing. "
+        "The first page for a browser loads Jinja and compiles the template.",
     )
     for name, case in [*ours.items(), ("CertificateApi", browser)]:
         events = ["", ""] if name in MARGINS else [Spread.of(bench.first[case]), Spread.of(bench.later[case])]
@@ -397,5 +398,5 @@ def measure(bench: Bench) -> Report:
             Claim(f"Init over that of the libraries alone, the worst: `{worst_alone}`", over_alone[worst_alone], 1.15, "at most"),
             Claim(f"Init over that of what is not compiled, the worst: `{worst_plain}`", over_plain[worst_plain], 0.5, "at most"),
         ],
-        [Plot("Init", "bars", "", "milliseconds", series), bars],
+        [Plot("Init of what learners wait for", "bars", "", "milliseconds", series), bars],
     )
