@@ -31,7 +31,7 @@ from tests.integration.test_event_files import ATTEMPT, UID, WAY
 from tests.support.emulator import PROJECT, Place, stand_in
 from tests.support.service import Service
 
-ROUNDS = 11
+ROUNDS = 9
 #: Events after the first one.
 TIMES = 10
 BUILD = PROJECT / ".aws-sam" / "build"
