@@ -93,7 +93,7 @@ def _draw(plot: dict[str, Any], place: Path) -> None:
     axes.set_title(plot["title"])
     axes.spines[["top", "right"]].set_visible(False)
     if len(plot["series"]) > 1:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(place, metadata={"Date": None, "Creator": None}, transparent=False)
     plt.close(figure)
 
