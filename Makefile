@@ -88,8 +88,12 @@ bench: .venv/.stamp build ## how fast it is, beside the limit of each thing; wri
 bench-growth: .venv/.stamp ## the same with 1, 5 and 20 million rows of progress; takes about 20 GB of disk
 	@exec $(PYTHON) -m tests.bench growth
 
+bench-peers: .venv/.stamp .tools/peers/.stamp ## the service beside FastAPI with SQLAlchemy, Kolibri and edx-completion; takes 500 MB of disk for them
+	@exec $(PYTHON) -m tests.bench peers
+
 check: .venv/.stamp .tools/sam/.stamp .tools/checkov/.stamp ## lint, format, types, SQL, template, and whether what is generated is up to date
 	$(UV) lock --check --quiet
+	$(UV) lock --check --quiet --project tests/bench/programs
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	.venv/bin/pyright --pythonpath $(PYTHON)
@@ -123,6 +127,7 @@ licences: .venv/.stamp ## write the list of licences of what is deployed anew
 
 lock: $(UV) ## lock the dependencies anew, and write the requirements of layers and functions from the lock
 	$(UV) lock
+	$(UV) lock --project tests/bench/programs
 	for group in $(PACKAGED); do $(call export,$${group%%=*}) > "$${group#*=}"; done
 
 # PyPI tells what is known; one that doesn't know a package at all has not cleared it either.
@@ -181,6 +186,12 @@ $(UV): scripts/get_uv.py
 .tools/audit/.stamp: pyproject.toml uv.lock .python-version $(UV)
 	@echo "setting up pip-audit in .tools" >&2
 	@UV_PROJECT_ENVIRONMENT=.tools/audit $(UV) sync --frozen --only-group audit >&2
+	@touch $@
+
+# What is measured beside the service is no part of it, and has a lock of its own.
+.tools/peers/.stamp: tests/bench/programs/pyproject.toml tests/bench/programs/uv.lock .python-version $(UV)
+	@echo "setting up the peers in .tools" >&2
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.tools/peers $(UV) sync --frozen --project tests/bench/programs --compile-bytecode >&2
 	@touch $@
 
 # SAM calls the python3.13 that it finds. It packs no compiled files, and Lambda cannot store any, so that each cold start
