@@ -39,8 +39,8 @@ defaults (256 MB of shared buffers, fsync on), each in processes of its own, on 
 lessons, from 1 to 99 percent, and each changes its row. The learner is told what is known afterwards.
 
 **In process** no server stands on either side: what is timed is from the request (ASGI) or event (API Gateway's payload 2.0) to
-the answer, both made before. None checks a token, which a gateway does; all compare its subject, which the event or a header has, with
-the learner in the path, and validate path and body.
+the answer, both made before. None checks a token, which a gateway does; all compare its subject, which the event or a header
+has, with the learner in the path, and validate path and body.
 
 - *The service*: the handler `progress_api` with Powertools' resolver. It sends one statement, which calls a function in the
   database: that also looks whether the lesson is in the course, and whether the report is of before a reset or after a
@@ -56,16 +56,17 @@ the learner in the path, and validate path and body.
 - *The service*: as `make run` starts it. Its gateway verifies an RS256 token, makes the event and calls the function in the
   same process; its pollers look after their queues beside it. Nothing is cached between requests.
 - *Kolibri* 0.19.5: its own server, `PUT /api/logger/trackprogress/<session>/` as its player calls it every few seconds, for one
-  learner who has signed in and watches one video. 8 statements (`SET`, session, BEGIN, 2 SELECT, 2 UPDATE, COMMIT) on a new connection each time, as
-  Django's default is. It does more than we do in this: it looks the session up in its database, checks a CSRF token, keeps two
-  logs (of the session and in summary) with the time spent, marks both for synchronisation, and its own jobs look for work
-  beside it. On SQLite, which it uses unless told otherwise, there is no connection to make, and no server to wait for.
+  learner who has signed in and watches one video. 8 statements (`SET`, session, BEGIN, 2 SELECT, 2 UPDATE, COMMIT) on a new
+  connection each time, as Django's default is. It does more than we do in this: it looks the session up in its database, checks
+  a CSRF token, keeps two logs (of the session and in summary) with the time spent, marks both for synchronisation, and its own
+  jobs look for work beside it. On SQLite, which it uses unless told otherwise, there is no connection to make, and no server to
+  wait for.
 
 **Many at once**
 
 - *The service*: the handler `progress_worker` with SQS messages of 1,000 CloudEvents each, from their text to the commit,
-  validated, one transaction and one statement for all. New rows are those of lessons that nobody has begun. Ratios
-  are of ten messages, which Lambda hands over together, to the peer's one batch; one message alone stands beside.
+  validated, one transaction and one statement for all. New rows are those of lessons that nobody has begun. Ratios are of ten
+  messages, which Lambda hands over together, to the peer's one batch; one message alone stands beside.
 - *edx-completion* 5.0.0 on Django 6.1: `BlockCompletion.objects.submit_batch_completion` for one learner, one transaction. The
   keys of the blocks are parsed before; nothing is validated but the value, no back end of event tracking is configured. It
   sends 7 statements for each known row and 6 for each new one, and 2 more; it emits an event for each row, which goes nowhere
