@@ -45,9 +45,9 @@ has, with the learner in the path, and validate path and body.
 - *The service*: the handler `progress_api` with Powertools' resolver. It sends one statement, which calls a function in the
   database: that also looks whether the lesson is in the course, and whether the report is of before a reset or after a
   cancellation. The statement is not prepared, since RDS Proxy would pin the connection.
-- *FastAPI, SQLAlchemy ORM*: loads the enrolment and checks its status, loads the lesson's progress for update, merges in
-  Python, commits: 3 statements, BEGIN and COMMIT, 5 trips, prepared by psycopg after a few uses. The synchronous endpoint runs
-  in FastAPI's thread; the asynchronous one on the event loop. Neither looks whether the lesson is in the course.
+- *FastAPI, SQLAlchemy ORM*: loads the enrolment and checks its status, loads the lesson of the course, loads the progress in
+  it for update, merges in Python, commits: 4 statements, BEGIN and COMMIT, 6 trips, prepared by psycopg after a few uses. The
+  synchronous endpoint runs in FastAPI's thread; the asynchronous one on the event loop.
 - *FastAPI, one statement*: the ORM's rules as one upsert, prepared, from a pool. It does least of all, and shows what the ORM
   costs.
 

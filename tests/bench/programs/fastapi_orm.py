@@ -40,6 +40,13 @@ class Enrollment(Base):
     status: Mapped[str]
 
 
+class Lesson(Base):
+    __tablename__ = "course_version_lessons"
+
+    course_version_id: Mapped[UUID] = mapped_column(primary_key=True)
+    lesson_id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
 class LessonProgress(Base):
     __tablename__ = "lesson_progress"
 
@@ -116,7 +123,7 @@ def orm() -> FastAPI:
         user_id: Learner, course_version_id: UUID, lesson_id: UUID, body: Reported, session: Annotated[Session, Depends(session)]
     ) -> Progress:
         enrollment = session.get(Enrollment, (user_id, course_version_id))
-        if enrollment is None:
+        if enrollment is None or session.get(Lesson, (course_version_id, lesson_id)) is None:
             raise HTTPException(404)
         if enrollment.status not in ("active", "completed"):
             raise HTTPException(409)
@@ -151,7 +158,7 @@ def orm_async() -> FastAPI:
         session: Annotated[AsyncSession, Depends(session)],
     ) -> Progress:
         enrollment = await session.get(Enrollment, (user_id, course_version_id))
-        if enrollment is None:
+        if enrollment is None or await session.get(Lesson, (course_version_id, lesson_id)) is None:
             raise HTTPException(404)
         if enrollment.status not in ("active", "completed"):
             raise HTTPException(409)
