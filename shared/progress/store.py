@@ -177,7 +177,7 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
         )
         SELECT n - 1 AS n, outcome FROM judged WHERE outcome IS NOT NULL
         """,
-        [*columns([tuple(r) for r in reports], 6), trace.current()],
+        [*columns(reports, 6), trace.current()],
         binary=True,
     )
 
