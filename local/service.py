@@ -28,7 +28,8 @@ from local.child import Settings, aws_environment, clean_environment, log_path, 
 from local.template import PROJECT, queue_url
 
 DEFAULT_PORT = 3000
-GATEWAY_PROCESSES = 2
+#: Each serves one request at a time, and while one waits for the disk at its commit, the others go on.
+GATEWAY_PROCESSES = 4
 START_SECONDS = 60
 STOP_SECONDS = 6
 
@@ -98,14 +99,14 @@ def started(
         _lock(stack, local_dir)
         # A parent that was killed has left its own.
         (local_dir / "env").unlink(missing_ok=True)
-        listener = stack.enter_context(_listen(port))
+        listeners = _listen(stack, port)
         logs = local_dir / "log"
         logs.mkdir(exist_ok=True)
         for old in logs.glob("*.log"):
             old.unlink()
         if console is None:
             console = stack.enter_context((logs / "console.log").open("ab")).fileno()
-        api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        api_url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
         endpoint = f"http://127.0.0.1:{postgres.free_port()}"
         step("starting PostgreSQL")
         database_url, guard = _database(stack, local_dir)
@@ -115,7 +116,6 @@ def started(
             parameters=parameters(api_url, database_url, local_dir),
             console=console,
             ready=-1,
-            listener=listener.fileno(),
         )
         functions = settings.template()
         # The keys are made before several children would.
@@ -125,8 +125,8 @@ def started(
         stack.callback(children.stop)
         aws = children.start("aws", "aws")
         migration = children.start("migrate", "migrate")
-        for number in range(GATEWAY_PROCESSES):
-            children.start(f"gateway-{number + 1}", "gateway")
+        for number, listener in enumerate(listeners, 1):
+            children.start(f"gateway-{number}", "gateway", listener=listener.fileno())
         step("migrating the database")
         children.await_ready(migration)
         children.finished(migration)
@@ -192,6 +192,7 @@ class ChildProcess:
 
     name: str
     arguments: tuple[str, ...]
+    listener: int
     popen: "subprocess.Popen[bytes]"
     life: int
     ready: int
@@ -209,11 +210,11 @@ class Children:
         #: Why the service can't go on.
         self.failure = ""
 
-    def start(self, name: str, *arguments: str) -> ChildProcess:
-        """Start `python -m local child …`, with its output in the log of that name."""
+    def start(self, name: str, *arguments: str, listener: int = -1) -> ChildProcess:
+        """Start `python -m local child …`, with its output in the log of that name; `listener` is the socket that it serves."""
         ready, told = os.pipe()
         given, life = os.pipe()
-        settings = replace(self._settings, ready=told)
+        settings = replace(self._settings, ready=told, listener=listener)
         with log_path(settings.local_dir, name).open("ab") as log:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "local", "child", *arguments],
@@ -222,13 +223,13 @@ class Children:
                 stderr=log,
                 cwd=PROJECT,
                 env=clean_environment(),
-                pass_fds=[told, settings.console, *([settings.listener] if settings.listener >= 0 else [])],
+                pass_fds=[told, settings.console, *([listener] if listener >= 0 else [])],
                 # The terminal's Ctrl-C is for the parent, which stops its children in order.
                 start_new_session=True,
             )
         os.close(told)
         os.close(given)
-        child = ChildProcess(name, arguments, popen, life, ready)
+        child = ChildProcess(name, arguments, listener, popen, life, ready)
         self._children.append(child)
         # A child that is dead already is noticed where its readiness is awaited.
         with suppress(BrokenPipeError):
@@ -273,7 +274,7 @@ class Children:
                 self._children.remove(child)
                 os.close(child.life)
                 self._say(f"{child.name} has died (exit code {child.popen.returncode}) and is started again")
-                again = self.start(child.name, *child.arguments)
+                again = self.start(child.name, *child.arguments, listener=child.listener)
                 try:
                     self.await_ready(again)
                 except ServiceError as error:
@@ -331,20 +332,30 @@ def _lock(stack: ExitStack, local_dir: Path) -> None:
     file.flush()
 
 
-def _listen(port: int | None) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(stack: ExitStack, port: int | None) -> list[socket.socket]:
+    """One socket for each process of the gateway, all on the same port, over which the kernel spreads connections.
+
+    From one socket for all, the process that comes first takes whatever waits, and may end with every connection that is kept.
+    """
+    listeners = [stack.enter_context(socket.socket()) for _ in range(GATEWAY_PROCESSES)]
+    for listener in listeners:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", DEFAULT_PORT if port is None else port))
+        listeners[0].bind(("127.0.0.1", DEFAULT_PORT if port is None else port))
     except OSError as error:
         if port is not None:
-            listener.close()
             raise ServiceError(
                 f"can't listen on port {port} ({error.strerror}): stop what uses it, or choose another, as in PORT={port + 1}"
             ) from error
-        listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)
-    return listener
+        listeners[0].bind(("127.0.0.1", 0))
+    # Only now that the port is ours is it shared: two services would share it, too.
+    for listener in listeners:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    for listener in listeners[1:]:
+        listener.bind(listeners[0].getsockname())
+    for listener in listeners:
+        listener.listen(1024)
+    return listeners
 
 
 def _database(stack: ExitStack, local_dir: Path) -> "tuple[str, subprocess.Popen[Any] | None]":

@@ -77,6 +77,7 @@ def _repeated[T](how: Callable[[Connection, Callable[[Connection], T]], T], work
     _environment.give_up_at = min(monotonic() + _PATIENCE, getattr(_environment, "ends_at", math.inf))
     lost = 0
     for attempt in range(1, _TRIES + 1):
+        began = monotonic()
         try:
             return how(_connection(), work)
         except psycopg.Error as error:
@@ -89,7 +90,9 @@ def _repeated[T](how: Callable[[Connection, Callable[[Connection], T]], T], work
                 lost += 1
             if what == "wait":
                 raise (Busy if isinstance(error, psycopg.errors.LockNotAvailable) else Unavailable) from error
-            if lost == 2 or attempt == _TRIES or _time_left() <= 0:
+            # What has no time to take as long again is not tried again: a request that has waited for one of the proxy's
+            # connections until the proxy lost patience would only queue up a second time.
+            if lost == 2 or attempt == _TRIES or _time_left() < monotonic() - began:
                 raise Unavailable from error
     raise AssertionError("unreachable: the last try returns or raises")
 

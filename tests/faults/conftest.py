@@ -42,6 +42,15 @@ def note(
     seen.recovery = max(seen.recovery, recovery)
 
 
+#: What tests have to say beside the table.
+_said: list[str] = []
+
+
+def say(*lines: str) -> None:
+    """Add lines that stand below the table."""
+    _said.extend(lines)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table."""
     if not _table:
@@ -53,6 +62,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             line.format(seen.fault, seen.operation, seen.cases, seen.lost, seen.twice, seen.stuck, f"{seen.recovery:.1f} s")
         )
+    for said in _said:
+        terminalreporter.write_line(said)
 
 
 @contextmanager

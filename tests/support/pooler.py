@@ -34,8 +34,11 @@ LONGEST = 16 * 1024
 
 
 @contextmanager
-def pooled(url: str, folder: Path) -> Generator[str]:
-    """PgBouncer before the server of this URL; yields the URL of the same database through it."""
+def pooled(url: str, folder: Path, *, connections: int = 40, patience: int = 10) -> Generator[str]:
+    """PgBouncer before the server of this URL; yields the URL of the same database through it.
+
+    connections: to the database; who finds all of them in use waits for `patience` seconds.
+    """
     program = shutil.which("pgbouncer")
     if program is None:
         raise RuntimeError("there is no pgbouncer: apt-get install pgbouncer")
@@ -55,10 +58,10 @@ def pooled(url: str, folder: Path) -> Generator[str]:
         auth_file = {folder}/users.txt
         pool_mode = transaction
         max_client_conn = 500
-        default_pool_size = 40
+        default_pool_size = {connections}
         server_idle_timeout = 5
         server_login_retry = 0
-        query_wait_timeout = 10
+        query_wait_timeout = {patience}
         """.replace("        ", "")
     )
     identity: dict[str, Any] = {}

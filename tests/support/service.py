@@ -134,8 +134,10 @@ def record(body: str, attributes: dict[str, str] | None = None) -> dict[str, Any
 class Service:
     """Calls handlers, and looks into the database."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, seconds: float = 30) -> None:
+        """seconds: what each invocation has left, for as long as it goes on."""
         self.database_url = database_url
+        self.seconds = seconds
 
     def http(
         self,
@@ -211,7 +213,7 @@ class Service:
         with pytest.MonkeyPatch.context() as patch:
             if function == "migrate":
                 patch.setattr(settings, "database_url", lambda: self.database_url)
-            answer = handler(payload, context(function))
+            answer = handler(payload, context(function, self.seconds))
         if function.endswith("_api"):
             check_headers(answer["headers"])
         return answer
