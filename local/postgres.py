@@ -30,18 +30,19 @@ class PostgresError(Exception):
 
 
 @contextmanager
-def server(data_dir: Path, *, durable: bool = True) -> Generator[str]:
+def server(data_dir: Path, *, durable: bool = True, **settings: str) -> Generator[str]:
     """Run PostgreSQL on 127.0.0.1 and yield its DATABASE_URL; see `process`."""
-    with process(data_dir, durable=durable) as (url, _):
+    with process(data_dir, durable=durable, **settings) as (url, _):
         yield url
 
 
 @contextmanager
-def process(data_dir: Path, *, durable: bool = True) -> Generator[tuple[str, "subprocess.Popen[Any]"]]:
+def process(data_dir: Path, *, durable: bool = True, **settings: str) -> Generator[tuple[str, "subprocess.Popen[Any]"]]:
     """Run PostgreSQL on 127.0.0.1 and yield its DATABASE_URL and the process that guards it.
 
     data_dir: created on first use, with `<data_dir>.log` and `<data_dir>.lock` beside it; afterwards it is used again as it is.
     durable: False leaves out fsync, for data that are thrown away.
+    settings: more of PostgreSQL's own, as `shared_buffers="4GB"`.
     The URL ends with `/learner_progress`; its role is a superuser, and
     connections from this computer need no password. When PostgreSQL dies, the guarding process ends too.
     Raises PostgresError if it doesn't start or if another process uses data_dir.
@@ -69,7 +70,7 @@ def process(data_dir: Path, *, durable: bool = True) -> Generator[tuple[str, "su
             # As on AWS, neither values nor the rows that an error is about: these hold personal data.
             "log_parameter_max_length": "0",
             "log_error_verbosity": "terse",
-        }
+        } | settings
         command = [program("postgres"), "-D", str(data_dir), *(f"--{name}={value}" for name, value in settings.items())]
         with log.open("ab") as output:
             # A session of its own keeps the terminal's Ctrl-C away: the order of stopping is the parent's business.

@@ -45,7 +45,10 @@ BEGIN
     FROM (SELECT) AS always
     LEFT JOIN enrollments e ON e.user_id = for_user AND e.course_version_id = for_version
     LEFT JOIN course_version_lessons l ON l.course_version_id = for_version AND l.lesson_id = for_lesson
-    LEFT JOIN lesson_progress p ON p.user_id = for_user AND p.lesson_id = for_lesson AND p.enrolled_course_version_id = for_version;
+    -- IS TRUE: by the primary key. The planner takes learner and course version for independent of each other, expects one row of
+    -- both, and would look through the learner's rows of all lessons by the other index.
+    LEFT JOIN lesson_progress p ON p.user_id = for_user AND p.lesson_id = for_lesson
+        AND (p.enrolled_course_version_id = for_version) IS TRUE;
 
     IF outcome IS NULL AND report_progress.percentage < 100 THEN
         -- Only starting over waits for this lock. So a report from before that act can't slip in behind it.
@@ -68,7 +71,8 @@ BEGIN
             SELECT coalesce(p.status, 'not_started'), coalesce(p.progress_percentage, 0), p.started_at, p.last_accessed_at, p.completed_at
             INTO status, progress_percentage, started_at, last_accessed_at, completed_at
             FROM (SELECT) AS always
-            LEFT JOIN lesson_progress p ON p.user_id = for_user AND p.lesson_id = for_lesson AND p.enrolled_course_version_id = for_version;
+            LEFT JOIN lesson_progress p ON p.user_id = for_user AND p.lesson_id = for_lesson
+                AND (p.enrolled_course_version_id = for_version) IS TRUE;
         END IF;
     END IF;
     RETURN NEXT;

@@ -113,12 +113,19 @@ def merge(conn: Connection, reports: Sequence[Report]) -> Cursor[Outcome]:
                     r.occurred_at
                 ) AS outcome
             FROM report r
-            LEFT JOIN enrollments e ON e.user_id = r.user_id AND e.course_version_id = r.course_version_id
+            -- OFFSET 0: each row is looked up by its key. For many reports the planner would read all of the table.
+            LEFT JOIN LATERAL (
+                SELECT user_id, status, reset_at, inactive_since FROM enrollments
+                WHERE user_id = r.user_id AND course_version_id = r.course_version_id
+                OFFSET 0
+            ) e ON TRUE
             LEFT JOIN course_version_lessons l ON l.course_version_id = r.course_version_id AND l.lesson_id = r.lesson_id
-            -- OFFSET 0: each row is looked up by its key. The planner would read all of a table that is not large yet.
+            -- IS TRUE: by the primary key. The planner takes learner and course version for independent of each other, expects
+            -- one row of both, and would look through the learner's rows of all lessons by the other index.
             LEFT JOIN LATERAL (
                 SELECT status, progress_percentage, started_at, last_accessed_at, completed_at FROM lesson_progress
-                WHERE user_id = r.user_id AND lesson_id = r.lesson_id AND enrolled_course_version_id = r.course_version_id
+                WHERE user_id = r.user_id AND lesson_id = r.lesson_id
+                    AND (enrolled_course_version_id = r.course_version_id) IS TRUE
                 OFFSET 0
             ) p ON TRUE
         ), folded AS (

@@ -159,7 +159,8 @@ def _take(conn: Connection, submissions: Sequence[Submission]) -> Cursor[Outcome
             FROM submission s
             JOIN course_version_quizzes q ON q.course_version_id = s.course_version_id AND q.quiz_id = s.quiz_id
             LEFT JOIN enrollments e ON e.user_id = s.user_id AND e.course_version_id = s.course_version_id
-            LEFT JOIN all_quiz_attempts a ON a.id = s.id
+            -- Each by its id: joined as a whole, the view would be put together for all attempts that were ever set aside.
+            LEFT JOIN LATERAL (SELECT * FROM all_quiz_attempts WHERE id = s.id LIMIT 1) a ON TRUE
         ), numbered AS (
             SELECT j.*, coalesce((
                     SELECT max(a.attempt_number) FROM quiz_attempts a

@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import psycopg
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table as Printed
@@ -150,30 +149,34 @@ def database(**settings: str) -> Generator[str]:
 
     Its settings are PostgreSQL's defaults but for those given here, as `shared_buffers="4GB"`.
     """
-    with TemporaryDirectory(prefix="learner-progress-bench-") as folder:
-        data = Path(folder) / "data"
-        with postgres.server(data) as url, psycopg.connect(url, autocommit=True) as conn:
-            for name, value in settings.items():
-                # ALTER SYSTEM takes no parameters; both texts are ours.
-                conn.execute(f"ALTER SYSTEM SET {name} = '{value}'")  # pyright: ignore[reportArgumentType, reportCallIssue]
-        with postgres.server(data) as url:
-            before = os.environ.get("DATABASE_URL")
-            os.environ["DATABASE_URL"] = url
-            from functions.migrate.app import handler
-            from shared import db
-            from shared import settings as service_settings
-            from tests.support.service import context
+    with (
+        TemporaryDirectory(prefix="learner-progress-bench-") as folder,
+        database_in(Path(folder) / "data", **settings) as url,
+    ):
+        yield url
 
+
+@contextmanager
+def database_in(data: Path, durable: bool = True, /, **settings: str) -> Generator[str]:
+    """The same in a folder that may hold it already; `durable` as for `postgres.process`."""
+    with postgres.server(data, durable=durable, **settings) as url:
+        before = os.environ.get("DATABASE_URL")
+        os.environ["DATABASE_URL"] = url
+        from functions.migrate.app import handler
+        from shared import db
+        from shared import settings as service_settings
+        from tests.support.service import context
+
+        service_settings.database_url.cache_clear()
+        handler({}, context("Migrate", 900))
+        try:
+            yield url
+        finally:
+            db.close()
+            os.environ.pop("DATABASE_URL")
+            if before:
+                os.environ["DATABASE_URL"] = before
             service_settings.database_url.cache_clear()
-            handler({}, context("Migrate", 900))
-            try:
-                yield url
-            finally:
-                db.close()
-                os.environ.pop("DATABASE_URL")
-                if before:
-                    os.environ["DATABASE_URL"] = before
-                service_settings.database_url.cache_clear()
 
 
 def machine() -> dict[str, str]:
