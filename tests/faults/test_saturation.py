@@ -36,7 +36,7 @@ CONNECTIONS, PATIENCE = 4, 5
 #: Seconds for which a write of progress keeps its connection.
 BUSY = 0.5
 #: Seconds of twice the load, of a quarter of it thereafter, and how many thousand events are in queues at the beginning.
-SECONDS, THEREAFTER, FLOOD = (40, 40, 20) if os.environ.get("FAULTS") == "all" else (10, 12, 5)
+SECONDS, THEREAFTER, FLOOD = (40, 40, 20) if os.environ.get("FAULTS") == "all" else (10, 14, 3)
 #: More than requests can be under way: what comes in while the proxy is patient, or an invocation twice.
 ENVIRONMENTS = 200
 #: Environments of each worker, as `MaximumConcurrency` in the template, and events in its queue, ten in a message.
