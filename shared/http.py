@@ -105,8 +105,10 @@ class _JsonOnly(APIGatewayHttpResolver):
         headers: dict[str, str] = event.get("headers") or {}
         is_json = headers.get("content-type", "").split(";")[0].strip().lower() in ("", "application/json")
         media_type = "application/json" if is_json or not event.get("body") else "application/octet-stream"
+        if headers.get("content-type") != media_type:
+            event = {**event, "headers": headers | {"content-type": media_type}}
         with db.answering_within(context.get_remaining_time_in_millis()):
-            answer = super().resolve({**event, "headers": headers | {"content-type": media_type}}, context)
+            answer = super().resolve(event, context)
         return {**answer, "headers": _HEADERS | answer["headers"]}
 
 

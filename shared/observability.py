@@ -34,15 +34,17 @@ def unexpected(error: Exception) -> Unexpected:
     return Unexpected(kind).with_traceback(error.__traceback__)
 
 
-def observed(correlation_id_path: str | None = None) -> Callable[[Handler], Handler]:
+def observed(*, http: bool = False) -> Callable[[Handler], Handler]:
     """Decorate a Lambda handler: log lines carry the request's id and its trace's, and what was counted is written at its end."""
 
     def decorate(handler: Handler) -> Handler:
-        @logger.inject_lambda_context(correlation_id_path=correlation_id_path)
+        @logger.inject_lambda_context
         @wraps(handler)
         def wrapped(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+            if http:
+                logger.set_correlation_id(event["requestContext"]["requestId"])
             # Of all functions' events only HTTP requests have headers; the gateway gives their names in lower case.
-            trace.begin((event.get("headers") or {}).get("traceparent") if correlation_id_path else None)
+            trace.begin((event.get("headers") or {}).get("traceparent") if http else None)
             logger.append_keys(trace_id=trace.trace_id(trace.current()))
             try:
                 return handler(event, context)

@@ -303,6 +303,6 @@ def _change(certificate_uid: str, change: Any, reason: str) -> Response[str]:
     return http.reply(row.own())
 
 
-@observed("requestContext.requestId")
+@observed(http=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return app.resolve(event, context)

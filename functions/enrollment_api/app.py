@@ -297,6 +297,6 @@ def list_of_learner(
     return http.reply(EnrollmentPage(items=rows[:limit], next_cursor=more))
 
 
-@observed("requestContext.requestId")
+@observed(http=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return app.resolve(event, context)

@@ -136,6 +136,6 @@ def read(user_id: http.UserId, course_version_id: UUID) -> Response[str]:
     )
 
 
-@observed("requestContext.requestId")
+@observed(http=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return app.resolve(event, context)

@@ -318,6 +318,6 @@ def _reply(cursor: Any) -> Response[str]:
     return http.reply(exact_json(row.model()))
 
 
-@observed("requestContext.requestId")
+@observed(http=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return app.resolve(event, context)

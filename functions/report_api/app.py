@@ -65,6 +65,6 @@ def health() -> Response[str]:
     return http.reply(Health(status="ok", schema_version=version[0]))
 
 
-@observed("requestContext.requestId")
+@observed(http=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return app.resolve(event, context)

@@ -45,8 +45,7 @@ class Outcome:
     outcome: Literal["unchanged", "enrollment_not_found", "lesson_not_found", "enrollment_inactive"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(NamedTuple):
     """What became of one report, None if it was taken, and what is known of the lesson then; None of what is not known."""
 
     outcome: Literal["unchanged", "enrollment_not_found", "lesson_not_found", "enrollment_inactive"] | None

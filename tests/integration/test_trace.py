@@ -426,7 +426,7 @@ def test_lines_of_a_request_carry_its_id_and_its_trace(log: io.StringIO):
         logger.info("spoken")
         return {}
 
-    handler = observed("requestContext.requestId")(speak)
+    handler = observed(http=True)(speak)
     context: Any = Context("ReportApi")
     handler({"headers": {"traceparent": traceparent()}, "requestContext": {"requestId": "of-the-gateway"}}, context)
     handler({"headers": {}, "requestContext": {"requestId": "of-the-next-one"}}, context)
