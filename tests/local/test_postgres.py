@@ -29,6 +29,12 @@ def test_data_survive_a_restart(tmp_path: Path) -> None:
         assert connection.execute("SELECT name FROM kept").fetchone() == ("Žofie",)
 
 
+def test_it_has_the_settings_that_it_is_given(tmp_path: Path):
+    with postgres.server(tmp_path / "data", shared_buffers="16MB", full_page_writes="off") as url, psycopg.connect(url) as conn:
+        names = ("shared_buffers", "full_page_writes")
+        assert [conn.execute("SELECT current_setting(%s)", [name]).fetchone() for name in names] == [("16MB",), ("off",)]
+
+
 def test_nothing_stays_behind_a_killed_parent_and_the_next_one_starts(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "data")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
