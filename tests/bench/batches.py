@@ -29,7 +29,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 TEXT = """\
 One invocation of `progress_worker` with ten messages of a thousand `lesson.progressed` each, from the SQS event to its answer:
-parsing and validating, one transaction, the metrics and the line in the log. All events are of different learners and lessons,
+parsing and validating, one transaction, and the metrics. All events are of different learners and lessons,
 drawn at random from a million, of which 200,000 are in the table at the start and 700,000 at the end. PostgreSQL has its default
 settings, but for 256 MB of buffers; every commit is flushed.
 

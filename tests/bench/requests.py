@@ -27,8 +27,8 @@ LESSONS = 50
 
 TEXT = """\
 In one process: the event of API Gateway goes into the handler and its answer comes out. That includes the route, who calls and
-whether they may, validation, the statements, the answer as JSON, metrics, and the log at the level of production. PostgreSQL is
-on the same computer, each commit is flushed, and nothing is prepared, as through RDS Proxy.
+whether they may, validation, the statements, and the answer as JSON; what is logged is left out. PostgreSQL is on the
+same computer, each commit is flushed, and nothing is prepared, as through RDS Proxy.
 
 - *bare psycopg*: the same statements with the same parameters, and nothing else.
 - *one guarded upsert*: the least that could be asked of a database: `INSERT … SELECT … FROM enrollments … ON CONFLICT`, not
