@@ -205,7 +205,7 @@ def _in_process(found: report.Report, url: str) -> None:
         cases = {"the service": Case(lambda calls: ours.seconds("request", calls))}
         cases |= {name: Case(lambda calls, case=case: fastapi.seconds(case, calls)) for name, case in peers.items()}
         times = _rounds(cases, "in process")
-    statements = {"the service": "1"} | dict.fromkeys(peers, "3, BEGIN and COMMIT") | {"FastAPI, one statement": "1"}
+    statements = {"the service": "1"} | dict.fromkeys(peers, "4, BEGIN and COMMIT") | {"FastAPI, one statement": "1"}
     found.tables.append(
         report.Table(
             "A report of a lesson, in process: request or event in, answer out",
