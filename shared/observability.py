@@ -42,7 +42,7 @@ def observed(*, http: bool = False) -> Callable[[Handler], Handler]:
         @wraps(handler)
         def wrapped(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             if http:
-                logger.set_correlation_id(event["requestContext"]["requestId"])
+                logger.append_keys(correlation_id=event["requestContext"]["requestId"])
             # Of all functions' events only HTTP requests have headers; the gateway gives their names in lower case.
             trace.begin((event.get("headers") or {}).get("traceparent") if http else None)
             logger.append_keys(trace_id=trace.trace_id(trace.current()))

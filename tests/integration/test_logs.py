@@ -117,7 +117,7 @@ def test_what_nobody_expected_is_raised_without_what_it_is_about(service: Servic
 FIELDS = {
     *("queue", "destination", "code", "tries", "error", "part", "of", "where", "reason"),
     *("applied", "migration", "attempt", "certificate_uid"),
-    *("events", "taken", "set_apart", "trace_id", "trace_ids", "sqlstate", "remedy"),
+    *("events", "taken", "set_apart", "correlation_id", "trace_id", "trace_ids", "sqlstate", "remedy"),
 }
 
 
