@@ -85,7 +85,7 @@ soak: .venv/.stamp ## use the service while faults strike, and check all that is
 bench: .venv/.stamp build ## how fast it is, beside the limit of each thing; writes docs/performance.md; SUITE="<suite> ..."
 	@exec $(PYTHON) -m tests.bench $(SUITE)
 
-bench-growth: .venv/.stamp ## the same with 1, 5 and 20 million rows of progress; takes about 20 GB of disk
+bench-growth: .venv/.stamp ## the same with 1, 5 and 20 million rows of progress, in 11 GB of memory
 	@exec $(PYTHON) -m tests.bench growth
 
 bench-peers: .venv/.stamp .tools/peers/.stamp ## the service beside FastAPI with SQLAlchemy, Kolibri and edx-completion; takes 500 MB of disk for them

@@ -360,7 +360,9 @@ def worn(url: str, filled: Filled) -> Table:
             wear(place, BATCHES)
             place.conn.close()
             # What a backend counted is there once it has ended.
+            deadline = time.monotonic() + 60
             while conn.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'worn'").fetchall() != [(1,)]:
+                assert time.monotonic() < deadline, "a connection stays"
                 time.sleep(0.1)
             for row in _wear_of(conn):
                 relation, updates, hot, elsewhere, dead, vacuums, size, indexes = row
