@@ -1,9 +1,12 @@
 """What administrators do to an enrolment: start it over, waive, transfer; its history; and the certificate that is renewed."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from shared import db
@@ -204,6 +207,32 @@ def test_progress_that_is_being_written_does_not_slip_in_behind_a_reset(service:
         )
         assert service.rows("SELECT * FROM lesson_progress") == []
     assert service.dead_letters() == []
+
+
+def test_a_report_over_http_that_waits_for_a_reset_is_void(service: Service, version: dict[str, Any]):
+    first, path = lessons(version)[0], f"{base(version)}/lessons/{lessons(version)[0]}/progress"
+    service.send("progress", progressed(version, first, 10, "2026-01-01T00:00:00Z"))
+
+    def report() -> Any:
+        try:
+            return service.http("PUT", path, {"progress_percentage": 50, "occurred_at": "2026-01-01T00:00:00Z"})
+        finally:
+            db.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(service.database_url) as conn:
+            conn.execute("SELECT FROM enrollments FOR UPDATE")
+            conn.execute("UPDATE enrollments SET reset_at = now()")
+            conn.execute("DELETE FROM lesson_progress")
+            answer = pool.submit(report)
+            deadline = time.monotonic() + 4
+            while not service.rows("SELECT pid FROM pg_locks WHERE NOT granted"):
+                assert time.monotonic() < deadline, "the report does not wait"
+                time.sleep(0.01)
+        known = answer.result()
+
+    assert (known.status, known.json["status"], known.json["progress_percentage"]) == (200, "not_started", 0)
+    assert service.rows("SELECT lesson_id FROM lesson_progress") == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------- waivers
